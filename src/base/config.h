@@ -1,0 +1,53 @@
+/* config.h - cluster.yaml and virtcftd.yaml: read, checked, refused with file, line and what was expected. */
+#ifndef VCFT_BASE_CONFIG_H
+#define VCFT_BASE_CONFIG_H
+
+#include "base/clock.h"
+#include "base/types.h"
+
+#include <glib.h>
+
+struct config_host { char *name, *address; };
+struct config_network { char *name, *uplink; bool commit; };              /* uplink NULL: none */
+struct config_disk { char *image; };                                      /* absolute path */
+struct config_nic { uint32_t network; uint8_t mac[6]; };
+struct config_vm {
+	char *name;
+	uint64_t memory_bytes; unsigned cpus;
+	char *machine, *cpu, *kernel, *initrd, *append;                   /* NULL: not given */
+	struct config_disk *disks; unsigned disk_count;
+	struct config_nic *nics; unsigned nic_count;
+	char *host;                                                        /* preferred; NULL: anywhere */
+	char **qemu;                                                       /* NULL-terminated; NULL: none */
+};
+struct config_cluster {
+	char *name;
+	nsec_t interval; unsigned backups;
+	bool hold_when_degraded, verify;
+	struct config_host *hosts; unsigned host_count;                   /* 0: this machine alone */
+	struct config_network *networks; unsigned network_count;
+	struct config_vm *vms; unsigned vm_count;
+};
+
+/* Parse text (file: its name for messages; directory: relative paths are relative to it). check_files: images, kernels and initrds must be
+ * readable here. On error NULL; the message has "file:line: what is wrong; what was expected". */
+struct config_cluster *config_cluster_parse(const char *text, size_t n, const char *file, const char *directory, bool check_files,
+                                            GError **error);
+void config_cluster_free(struct config_cluster *cluster);
+
+
+struct config_agent {
+	char *name;             /* this host's; default: the hostname */
+	char *group;            /* corosync | local; default local */
+	char *address;          /* numeric IPv4 for tunnels and replication; default 127.0.0.1 */
+	char *run_dir;          /* /run/virtcft */
+	char *state_dir;        /* /var/lib/virtcft: disks, consoles, caches */
+	char *ram_dir;          /* /dev/shm/virtcft: RAM files and images */
+	uint16_t tunnel_port, replication_port;   /* 0: any */
+	char *plugin_dir;       /* where virtcft-disk.so and virtcft-preload.so are; default: where they were installed or built */
+};
+/* file NULL or missing default file: all defaults. */
+struct config_agent *config_agent_read(const char *file, GError **error);
+void config_agent_free(struct config_agent *agent);
+
+#endif

@@ -1,0 +1,127 @@
+/* epoch.h - the protocol of one host: BEGIN .. RELEASE, and recovery (docs/protocol.md).
+ *
+ * Pure: events and the time go in, actions come out. No clock, socket, thread; memory is taken once, in epoch_new(). The agent and
+ * the simulator link the same object. Whoever calls epoch_step() carries out the actions in their order, before the next step.
+ *
+ *              CONFIGURED / a participant lost / TROUBLE / no quorum
+ *   EMPTY ────────────► GATHER ◄──────────────────────────────┐
+ *     ▲                   │ leader: STATE from all, quorum     │
+ *     │ FORGET            ▼ RECOVER(g+1, c, placement)         │
+ *     ├──────────────── PLACING ── READY from all, RESUME ──► RUNNING: BEGIN(r) → STORED → committed → KNOWN → released
+ *     └── HELLO of a newer generation, DOWN
+ *
+ * The rules that it keeps (docs/rules.md has the reasons and the tests):
+ *  E1 BEGIN(g, r) is acted on only in RUNNING, in generation g, when r = last begun + 1 and the last begun is committed or aborted.
+ *  E2 r is committed at a host when it has delivered STORED(g, r) from every host that BEGIN(g, r) gave VMs to, and no ABORT before.
+ *  E3 r is released at a host when it has delivered KNOWN(g, r' >= r) from every participant of BEGIN(g, r).
+ *  E4 In GATHER and PLACING nothing is committed and nothing is released.
+ *  E5 A recovery goes to c = the newest epoch that any STATE says is committed; epoch numbers go on at c + 1.
+ *  E6 Messages of another generation are dropped. A host that hears of a newer one forgets all and joins empty.
+ *  E7 No VM is placed on a host whose image or complete stage is not exactly at c; if one VM has none, LOST, nothing starts.
+ *  E8 Without quorum nothing is placed, begun or resumed. */
+#ifndef VCFT_CORE_EPOCH_H
+#define VCFT_CORE_EPOCH_H
+
+#include "base/clock.h"
+#include "base/messages.h"
+#include "base/types.h"
+
+struct epoch;
+
+enum epoch_state { EPOCH_EMPTY, EPOCH_GATHER, EPOCH_PLACING, EPOCH_RUNNING };
+
+/* What the cluster's configuration says that matters here. */
+struct epoch_config {
+	uint32_t vm_count;
+	unsigned backups;                         /* B, images wanted beside the VM's own host */
+	nsec_t interval;                          /* between two BEGINs */
+	nsec_t patience;                          /* the leader ABORTs a checkpoint that is not committed after this; 0: never */
+	bool hold_when_degraded;                  /* degraded: hold - commit only while every VM has its B complete backups,
+	                                             once it has had them */
+	struct host_id preferred[VCFT_VM_MAX];    /* {0}: anywhere */
+};
+
+enum epoch_event_type {
+	EPOCH_EV_TICK,          /* time passed; call at least when epoch_deadline() says */
+	EPOCH_EV_MEMBERSHIP,    /* hosts, quorate */
+	EPOCH_EV_MESSAGE,       /* from, message: delivered by the group, my own too */
+	EPOCH_EV_CONFIGURED,    /* config; generation: 0 a new cluster (`up`), else joined a running one */
+	EPOCH_EV_HOLDINGS,      /* holdings, count: the answer to EPOCH_ACT_REPORT */
+	EPOCH_EV_STORED,        /* epoch, stored, count: all local VMs' checkpoints are on their backups */
+	EPOCH_EV_NOT_STORED,    /* epoch, vm, hosts: failed; those backups are not to be used for vm again in this generation */
+	EPOCH_EV_PLACED,        /* generation: all my VMs are in place */
+	EPOCH_EV_TROUBLE,       /* vm, reason: one of my VMs died, or could not be placed */
+	EPOCH_EV_CHECKPOINT,    /* somebody wants a checkpoint now, not at the end of the interval (leader only; others ignore) */
+	EPOCH_EV_DOWN,          /* the user ends the cluster */
+};
+
+struct epoch_stored { struct vm_id vm; host_mask complete; };
+
+struct epoch_event {
+	enum epoch_event_type type;
+	struct generation generation;
+	struct epoch_id epoch;
+	struct host_id from;
+	struct vm_id vm;
+	uint8_t reason;
+	host_mask hosts;
+	bool quorate;
+	const struct message *message;               /* borrowed for the call, like all below */
+	const struct epoch_config *config;
+	const struct message_holding *holdings;
+	const struct epoch_stored *stored;
+	uint32_t count;                              /* of holdings or stored */
+};
+
+enum epoch_action_type {
+	EPOCH_ACT_SEND,         /* message: multicast it to the group */
+	EPOCH_ACT_HELLO,        /* multicast a HELLO with the agent's name and ports, generation and `joined` */
+	EPOCH_ACT_INVITE,       /* multicast CONFIG with this generation: a host came that has no configuration */
+	EPOCH_ACT_CAPTURE,      /* epoch, placement: checkpoint all local VMs; answer STORED or NOT_STORED */
+	EPOCH_ACT_COMMIT,       /* epoch: stages and shadows move to it */
+	EPOCH_ACT_RELEASE,      /* epoch: uplinks let go of frames of epochs <= epoch */
+	EPOCH_ACT_DISCARD,      /* epoch: aborted; drop stages, its pages go into the next one */
+	EPOCH_ACT_FREEZE,       /* stop all local VMs now, release nothing: the generation is over */
+	EPOCH_ACT_REPORT,       /* tell what this host holds: answer with HOLDINGS */
+	EPOCH_ACT_PLACE,        /* generation, epoch c, placement: roll back, start lost VMs; answer PLACED or TROUBLE */
+	EPOCH_ACT_RUN,          /* generation, epoch c: re-inject c's frames in flight, run all local VMs, announce MACs */
+	EPOCH_ACT_FORGET,       /* kill local VMs, drop all images: this host is empty */
+	EPOCH_ACT_LOST,         /* vm: no image of it is left; said to the user */
+};
+
+struct epoch_action {
+	enum epoch_action_type type;
+	struct generation generation;
+	struct epoch_id epoch;
+	struct vm_id vm;
+	bool joined;
+	host_mask hosts;                             /* participants */
+	const struct message *message;               /* valid until the next step */
+	const struct message_placement *placement;   /* vm_count entries, valid until the next step */
+};
+
+#define EPOCH_ACTIONS_MAX 8
+
+struct epoch *epoch_new(struct host_id self);
+void epoch_free(struct epoch *e);
+
+/* One event at a time; returns how many actions were written to out. */
+size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, struct epoch_action out[static EPOCH_ACTIONS_MAX]);
+
+/* When the next TICK is needed at the latest; INT64_MAX: none. */
+nsec_t epoch_deadline(const struct epoch *e);
+
+/* What is now, for status. */
+struct epoch_view {
+	enum epoch_state state;
+	struct generation generation;
+	struct epoch_id begun, committed, released;
+	struct host_id leader;
+	host_mask members, participants;
+	bool quorate, protected_, lost;              /* protected: every VM has B complete backups as of committed */
+	uint32_t vm_count;
+	const struct message_placement *placement;   /* backups: the complete ones */
+};
+void epoch_view(const struct epoch *e, struct epoch_view *ret_view);
+
+#endif

@@ -1,0 +1,139 @@
+/* store.h - where checkpoints are kept: images, stages, and the stream between a VM's host and its backups.
+ *
+ *  primary:  capture ──► source ──delta against the shadow, zstd──► TCP ──► sink ──► stage r ──commit──► image r      :backup
+ *                          └── commit: pages to the shadow
+ *
+ * The state of a VM is an array of regions: region 0 is RAM, region 1+i is disk i; each an array of pages. A *shadow* (on the VM's own host) and
+ * an *image* (on a backup) are the same thing, struct image: the regions at the committed checkpoint, with its device state and record.
+ *
+ *  S1 An image changes only by commit(r), from a complete stage of r whose base is the epoch the image is at.
+ *  S2 A stage is complete only if every chunk decoded, totals and checksum are right. Only then it is acknowledged.
+ *  S3 What is refused (wrong generation, base, checksum, shape) leaves image and stage as they were; the sender is told why.
+ *  S4 A backup is *complete* as of r when stage r, or an earlier one, carried the last pages that it lacked. Until then it is being
+ *     filled: each epoch carries the epoch's pages and a bounded piece of the rest.
+ *  S5 After commit(r) with verify on, the image's RAM has the hash that the paused VM had at r; else verify_failed.
+ *  S6 At most one epoch is uncommitted at a time. */
+#ifndef VCFT_STORE_STORE_H
+#define VCFT_STORE_STORE_H
+
+#include "base/clock.h"
+#include "base/messages.h"
+#include "base/pages.h"
+#include "base/types.h"
+
+#include <glib.h>
+
+/* ---- image ---- */
+#define STORE_REGION_MAX (1u + VCFT_DISK_MAX)
+
+struct image_spec {
+	const char *ram_path;                      /* tmpfs file, made if missing */
+	uint64_t ram_pages;
+	unsigned disk_count;
+	const char *disk_dir[VCFT_DISK_MAX];       /* holds `overlay` and `map` as in disk/disk.h, made if missing */
+	uint64_t disk_blocks[VCFT_DISK_MAX];
+	bool disks_writable;                       /* true on a backup; false on the VM's own host, where the disk plugin writes them */
+};
+
+struct image;
+struct image *image_open(const struct image_spec *spec, GError **error);
+void image_free(struct image *image);          /* unmaps; files stay */
+void image_remove(struct image *image);        /* and removes its files */
+/* RAM region, ram_pages pages. Sparse: pages never written are zero and take no memory. */
+uint8_t *image_ram(struct image *image);
+struct epoch_id image_epoch(const struct image *image);
+/* Device state and record of the committed checkpoint (borrowed refs: g_bytes_ref to keep); NULL at epoch 0. */
+GBytes *image_devices(struct image *image);
+GBytes *image_record(struct image *image);
+/* First epoch at which it has all pages; 0: being filled. A shadow that was made with the VM at power-on is complete from 0: `fresh`. */
+struct epoch_id image_complete(const struct image *image);
+/* Fill ram_path_new (made, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). */
+gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
+/* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. Returns pages copied. */
+size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only);
+
+/* ---- source: the VM's own host ---- */
+struct source;
+
+struct source_backup { struct host_id host; char address[VCFT_NAME_MAX + 1]; uint16_t port; };
+
+/* One region's pages of an epoch, borrowed until epoch_done: numbers ascending. */
+struct source_pages { size_t count; const uint64_t *index; const uint8_t *const *data; };
+
+struct source_epoch {
+	struct generation generation;
+	struct epoch_id epoch;                          /* r; relative to what the shadow is at */
+	struct source_pages region[STORE_REGION_MAX];
+	const uint8_t *devices; size_t devices_bytes;
+	uint64_t ram_hash[2];
+};
+
+struct source_stats { uint64_t raw_bytes, sent_bytes, pages; nsec_t encode_time; };
+
+struct source_callbacks {
+	/* r is acknowledged by all backups set for it (ok), or some failed. complete: backups whose image has all pages as of r; failed: those
+	 * to be given up. From the source's thread: post to the loop. */
+	void (*stored)(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, host_mask failed,
+	               const struct source_stats *stats, void *user);
+};
+
+struct source_options {
+	struct vm_id vm; const char *name;
+	struct host_id self;
+	size_t fill_bytes;          /* raw bytes of filling per epoch and backup; 0: 8 MiB */
+	unsigned timeout_ms;        /* no progress for this long: the backup failed; 0: 10000 */
+};
+
+/* The shadow is borrowed; it must outlive the source. One thread of its own. */
+struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user);
+void source_free(struct source *source);
+/* The backups for the coming epochs: connect to new ones (their filling starts), close the others. complete: those of `backups` that already
+ * hold this VM's image at the shadow's epoch (known from a recovery): they are not filled again. */
+void source_set_backups(struct source *source, const struct source_backup *backups, unsigned count, host_mask complete);
+/* Start sending r (returns at once; `epoch` is copied, what it points to is borrowed until stored() or source_abort()). With no backups,
+ * stored(ok) comes once the record is there. */
+void source_send(struct source *source, const struct source_epoch *epoch);
+/* The record of r: the last part of the stream. */
+void source_record(struct source *source, struct epoch_id r, GBytes *record);
+/* r is committed: RAM pages, devices and record go to the shadow, whose epoch is r then. Returns when done; borrowed pages are free. */
+void source_commit(struct source *source, struct epoch_id r);
+/* r is given up: nothing of it is used any more when this returns. Backups are told. */
+void source_abort(struct source *source, struct epoch_id r);
+
+/* ---- sink: a backup ---- */
+struct sink;
+
+struct sink_callbacks {
+	/* S5 broken: from a sink thread. */
+	void (*verify_failed)(struct vm_id vm, struct epoch_id r, void *user);
+	/* The image's spec for a VM that a source opens (shape must equal the one announced), false: refuse. Fill paths (g_strdup'ed, freed by sink). */
+	bool (*spec)(struct vm_id vm, struct image_spec *ret_spec, void *user);
+};
+
+struct sink_limits { size_t stage_bytes; };  /* most memory for one VM's stage; 0: no bound but RAM size */
+
+struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct sink_limits *limits,
+                      const struct sink_callbacks *callbacks, void *user, GError **error);
+void sink_free(struct sink *sink);
+/* Only streams of this generation are accepted from now on; connections and incomplete stages of older ones are dropped, complete
+ * stages stay until sink_recover. Returns when no thread works on an older one. */
+void sink_generation(struct sink *sink, struct generation g);
+/* r is committed: every complete stage of r is applied. Carried out in order before anything newer; returns at once. */
+void sink_commit(struct sink *sink, struct epoch_id r);
+void sink_discard(struct sink *sink, struct epoch_id r);
+/* What is held (vm, image, staged, complete; live false), waits for pending commits. Nothing new is acknowledged in this generation after it. */
+uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT_VM_MAX]);
+/* Recovery to c: stages of c are applied, all others dropped; images that are then not complete at c are removed. Waits. */
+void sink_recover(struct sink *sink, struct epoch_id c);
+/* Hand the image over (this host runs the VM now): ownership to the caller. NULL: none. */
+struct image *sink_take(struct sink *sink, struct vm_id vm);
+/* Give an image to the sink (this host stops running the VM but holds it). */
+void sink_give(struct sink *sink, struct vm_id vm, struct image *image);
+/* This host is no longer a backup of vm: remove image and stage. */
+void sink_drop(struct sink *sink, struct vm_id vm);
+/* All of them. */
+void sink_clear(struct sink *sink);
+/* Bytes of memory in images and stages. */
+void sink_memory(struct sink *sink, uint64_t *ret_image_bytes, uint64_t *ret_stage_bytes);
+
+#endif

@@ -1,0 +1,91 @@
+/* vmm.h - a virtual machine, whatever runs it: start, capture, stop.  One implementation: vm/qemu.c (stock QEMU); another hypervisor
+ * is another `struct vmm`.
+ *
+ *  V1 Between stopped() and the end of capture() the guest does not run, no page of RAM changes and its disks are drained.
+ *  V2 A capture has every page written since the last successful one (or since start), at least: none is missed (P6).
+ *  V3 A failed capture leaves the guest running and loses no dirty page: they are in the next capture (P7).
+ *  V4 start() with device state puts the VM, paused, into exactly the state in which it was saved, RAM file included.
+ *
+ * A struct vm is used by one thread at a time (the agent's worker for this VM), except kill() and pid(). */
+#ifndef VCFT_VM_VMM_H
+#define VCFT_VM_VMM_H
+
+#include "base/clock.h"
+#include "base/pages.h"
+#include "base/types.h"
+
+#include <glib.h>
+
+struct vm;
+
+struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: QEMU connects (and reconnects) */
+struct vm_disk { const char *socket; };                  /* Unix socket of nbdkit */
+
+struct vm_spec {
+	const char *name;
+	uint64_t memory_bytes;                 /* a multiple of VCFT_PAGE_SIZE */
+	unsigned cpus;
+	const char *machine, *cpu;             /* NULL: "pc", "qemu64" */
+	const char *kernel, *initrd, *append;  /* NULL: boot from the first disk */
+	const struct vm_nic *nics; unsigned nic_count;
+	const struct vm_disk *disks; unsigned disk_count;
+	const char *const *extra;              /* further QEMU arguments, NULL-terminated; may be NULL */
+	const char *ram_path;                  /* RAM file on tmpfs; made (sparse, 0600) if missing, else used as it is */
+	const char *run_dir;                   /* private folder for sockets and FIFOs */
+	const char *console_socket;            /* Unix socket of the serial console (server) */
+	const char *console_log;               /* its output is appended here too */
+	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
+	bool verify;                           /* hash RAM in each capture */
+};
+
+/* One VM's captured state. Owned by the caller, buffers are used again. */
+struct capture {
+	struct page_set ram;
+	uint8_t *devices; size_t devices_bytes, devices_room;
+	uint64_t ram_hash[2];                  /* XXH3-128 of all RAM while paused, if verify; else 0 */
+	nsec_t pause;                          /* guest stopped: from QEMU's own STOP and RESUME times */
+	nsec_t scan, copy;                     /* parts of it */
+};
+void capture_free(struct capture *capture);
+
+struct capture_hooks {
+	/* The VM is stopped and its disks are drained: cut its ports, seal its disks. False with error: the capture fails (V3). */
+	gboolean (*stopped)(void *user, GError **error);
+	void *user;
+};
+
+struct vmm {
+	const char *name;
+	/* Start the process, paused. state NULL: power-on; else the device state that belongs to the RAM file (V4). */
+	struct vm *(*start)(const struct vm_spec *spec, const uint8_t *state, size_t state_bytes, GError **error);
+	/* Let it run. */
+	gboolean (*run)(struct vm *vm, GError **error);
+	/* Stop it (used when a generation ends). */
+	gboolean (*pause)(struct vm *vm, GError **error);
+	/* Stop, call the hook, copy dirty pages and device state, go on. */
+	gboolean (*capture)(struct vm *vm, struct capture *capture, const struct capture_hooks *hooks, GError **error);
+	/* Page numbers that may have been written since the last capture (ascending, in set->index; no contents). The VM is paused. */
+	gboolean (*dirty)(struct vm *vm, struct page_set *set, GError **error);
+	/* The mere stop + device-state save + cont, by the three commands, as a yardstick: ns of freeze. */
+	gboolean (*bare_pause)(struct vm *vm, nsec_t *ret_pause, GError **error);
+	/* RAM as mapped by the agent: memory_bytes bytes, shared with the guest. */
+	uint8_t *(*ram)(struct vm *vm);
+	pid_t (*pid)(const struct vm *vm);
+	/* Names of the ways in use, for check and status: e.g. "uffd" or "compare", "fifo" or "three commands", "kvm" or "tcg". */
+	const char *(*tracker)(const struct vm *vm);
+	const char *(*method)(const struct vm *vm);
+	const char *(*accelerator)(const struct vm *vm);
+	/* SIGKILL. Any thread. */
+	void (*kill)(struct vm *vm);
+	/* kill, wait for the end, close and free all; the RAM file stays. */
+	void (*free)(struct vm *vm);
+};
+
+extern const struct vmm vmm_qemu;
+
+/* What this host can do, one line each, for `virtcft check`: found is false if the feature is missing; instead: what is used then,
+ * NULL if there is nothing (the host cannot run VMs). */
+struct vm_feature { const char *name; bool found; char detail[160]; const char *instead; };
+size_t vm_features(struct vm_feature *out, size_t room);
+
+#endif
