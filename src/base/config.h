@@ -1,4 +1,6 @@
-/* config.h - cluster.yaml and virtcftd.yaml: read, checked, refused with file, line and what was expected. */
+/* config.h - cluster.yaml and virtcftd.yaml: read, checked, refused with file, line and what was expected.
+ *
+ * The text is untrusted (it also comes from other hosts): at most CONFIG_TEXT_MAX bytes of UTF-8, one document, no anchors and aliases. Any thread. */
 #ifndef VCFT_BASE_CONFIG_H
 #define VCFT_BASE_CONFIG_H
 
@@ -6,6 +8,22 @@
 #include "base/types.h"
 
 #include <glib.h>
+
+#define CONFIG_TEXT_MAX (480u * 1024)                                     /* bytes: it must fit a CONFIG message */
+#define CONFIG_MEMORY_MIN (UINT64_C(1) << 20)                             /* bytes of a VM's memory */
+#define CONFIG_MEMORY_MAX (UINT64_C(1) << 40)
+#define CONFIG_CPUS_MAX 255u
+#define CONFIG_INTERVAL_MIN (5 * NSEC_PER_MSEC)
+#define CONFIG_INTERVAL_MAX (600 * NSEC_PER_SEC)
+
+#define CONFIG_ERROR (config_error_quark())
+enum config_error {
+	CONFIG_ERROR_SYNTAX,   /* not YAML, or more of it than is read */
+	CONFIG_ERROR_SCHEMA,   /* unknown or missing key, value of the wrong kind */
+	CONFIG_ERROR_MEANING,  /* well-formed, but it cannot be so */
+	CONFIG_ERROR_FILE,     /* a file that it names cannot be read */
+};
+GQuark config_error_quark(void);
 
 struct config_host { char *name, *address; };
 struct config_network { char *name, *uplink; bool commit; };              /* uplink NULL: none */

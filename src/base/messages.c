@@ -273,6 +273,37 @@ static bool get_known(struct wire_reader *r, struct message *m)
 	return true;
 }
 
+static void put_stats(struct wire_writer *w, const struct message *m)
+{
+	wire_put_u64(w, m->generation.n);
+	wire_put_u64(w, m->epoch.n);
+	wire_put_u32(w, m->vm_count);
+	for (uint32_t i = 0; i < m->vm_count; i++) {
+		const struct message_stats *s = &m->stats[i];
+		const uint64_t figures[] = { s->pause, s->dirty_pages, s->disk_blocks, s->raw_bytes, s->sent_bytes, s->commit };
+		wire_put_u32(w, s->vm.n);
+		for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++)
+			wire_put_u64(w, figures[f]);
+	}
+}
+
+static bool get_stats(struct wire_reader *r, struct message *m)
+{
+	m->generation.n = wire_u64(r);
+	m->epoch.n = wire_u64(r);
+	if (!get_count(r, m))
+		return false;
+	for (uint32_t i = 0; i < m->vm_count; i++) {
+		struct message_stats *s = &m->stats[i];
+		if (!get_vm(r, &s->vm))
+			return false;
+		uint64_t *const figures[] = { &s->pause, &s->dirty_pages, &s->disk_blocks, &s->raw_bytes, &s->sent_bytes, &s->commit };
+		for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++)
+			*figures[f] = wire_u64(r);
+	}
+	return true;
+}
+
 static void put_generation(struct wire_writer *w, const struct message *m) { wire_put_u64(w, m->generation.n); }
 
 static bool get_generation(struct wire_reader *r, struct message *m)
@@ -294,7 +325,7 @@ static const struct codec codecs[] = {
 	{ MESSAGE_TROUBLE, put_trouble, get_trouble }, { MESSAGE_STATE, put_state, get_state },
 	{ MESSAGE_RECOVER, put_placement, get_placement }, { MESSAGE_READY, put_generation, get_generation },
 	{ MESSAGE_RESUME, put_generation, get_generation }, { MESSAGE_LOST, put_generation, get_generation },
-	{ MESSAGE_DOWN, put_generation, get_generation },
+	{ MESSAGE_DOWN, put_generation, get_generation },   { MESSAGE_STATS, put_stats, get_stats },
 };
 
 static const struct codec *codec_of(enum message_type type)

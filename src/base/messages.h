@@ -55,10 +55,13 @@ struct message_holding {
 	bool live;                  /* the VM runs (or ran last) here */
 };
 
+/* What a VM's last committed checkpoint cost. Times in ns, sizes in bytes. */
+struct message_stats { struct vm_id vm; uint64_t pause, dirty_pages, disk_blocks, raw_bytes, sent_bytes, commit; };
+
 struct message {
 	enum message_type type;
 	struct generation generation;
-	struct epoch_id epoch;          /* BEGIN STORED KNOWN ABORT: r.  STATE: newest committed.  RECOVER: c */
+	struct epoch_id epoch;          /* BEGIN STORED KNOWN ABORT STATS: r.  STATE: newest committed.  RECOVER: c */
 	host_mask hosts;                /* BEGIN RECOVER: participants.  STATE: the membership it answers.  ABORT: failed backups */
 	struct vm_id vm;                /* TROUBLE ABORT: VCFT_VM_MAX for "no one VM" */
 	uint8_t reason;                 /* TROUBLE */
@@ -76,11 +79,12 @@ struct message {
 		struct message_placement placement[VCFT_VM_MAX];                 /* BEGIN RECOVER: index is the VM */
 		struct { struct vm_id vm; host_mask complete; } stored[VCFT_VM_MAX]; /* STORED: backups whose image has all pages as of r */
 		struct message_holding holding[VCFT_VM_MAX];                     /* STATE */
+		struct message_stats stats[VCFT_VM_MAX];                         /* STATS */
 	};
 };
 
 /* Largest encoded group message of a type other than CONFIG, header included. */
-#define MESSAGE_GROUP_BYTES_MAX (MESSAGE_HEADER_BYTES + 8192u)
+#define MESSAGE_GROUP_BYTES_MAX (MESSAGE_HEADER_BYTES + 14336u)
 
 /* Bytes that encode() will need for m. */
 size_t message_size(const struct message *m);

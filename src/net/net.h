@@ -30,18 +30,25 @@ struct net;
 struct net_callbacks {
 	/* The record of r is complete on this host (N6): take it with net_take_record(). */
 	void (*record_complete)(struct epoch_id r, void *user);
-	/* A tunnel to that host is up or down (informative; the group decides who is a member). */
+	/* A tunnel to that host is up or down. The group decides who is a member; but a tunnel that goes down within a generation has lost the
+	 * frames that were under way in it, and its markers: no checkpoint is wrong by that (the live run has lost them as well, P1 holds), but
+	 * P2 does not hold for those frames, and a record may never be complete. The owner is to treat it as trouble between two participants. */
 	void (*tunnel_state)(struct host_id host, bool up, void *user);
+	/* Worth a line in a log: why a connection was dropped. May be NULL. */
+	void (*note)(const char *text, void *user);
 };
 
 struct net_nic_spec { uint32_t network; uint8_t mac[6]; };
 
+/* 0: a default. */
 struct net_limits {
-	size_t held_bytes;      /* most bytes that one uplink holds; beyond it new outgoing frames are dropped (as a full queue does) */
-	size_t port_bytes;      /* most bytes queued for one port */
+	size_t held_bytes;      /* most bytes that one uplink holds; beyond it new outgoing frames are dropped (as a full queue does); 64 MiB */
+	size_t port_bytes;      /* most bytes queued for one port, besides its socket's buffer; again as many may be held for it; 4 MiB.
+	                         * A tunnel: four times that. */
 };
 
-/* Start the switch and listen for tunnels on address (numeric IPv4) and *port (0: any; the port taken is written back). */
+/* Start the switch and listen for tunnels on address (numeric IPv4) and *port (0: any; the port taken is written back). It is in generation
+ * 0 and frozen: net_rollback() and net_run() start it. */
 struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct net_limits *limits,
                     const struct net_callbacks *callbacks, void *user, GError **error);
 /* Ends the thread, closes everything. */
@@ -50,44 +57,56 @@ void net_free(struct net *net);
 /* Add network number `network` (0..VCFT_NETWORK_MAX-1). uplink: name of a TAP device that is opened or made, NULL: none. commit: hold its
  * output (U1). */
 gboolean net_add_network(struct net *net, uint32_t network, const char *uplink, bool commit, GError **error);
-/* Remove all networks, ports, tunnels and learned MACs. */
+/* Remove all networks, ports, tunnels and MACs; back to generation 0, nothing released: as net_new() left it. To be called before a cluster is
+ * started whose epochs or generations begin again. */
 void net_clear(struct net *net);
 
 /* Listen on the Unix stream sockets path[i] for a VM's NICs (QEMU's -netdev stream, server=off: each frame is a big-endian u32 length and
- * the bytes). The VM may connect, go away and connect again. Where a VM runs elsewhere, tell it with net_place(). */
+ * the bytes). The VM may connect, go away and connect again; a second connection (of a spare process) waits until the first is gone. Its
+ * ports are in the epoch of the last rollback or cut. A VM that is there already, here or elsewhere, is replaced. */
 gboolean net_add_vm(struct net *net, struct vm_id vm, const struct net_nic_spec *nics, unsigned nic_count,
                     const char *const *paths, GError **error);
 void net_remove_vm(struct net *net, struct vm_id vm);
-/* Pin the MACs of a VM that runs on another host. */
+/* Pin the MACs of a VM that runs on another host (and remove it here). */
 void net_place(struct net *net, struct vm_id vm, const struct net_nic_spec *nics, unsigned nic_count, struct host_id host);
 
 /* Keep a tunnel to that host (connects again by itself until net_forget_host). The host with the lower id connects. */
 void net_add_host(struct net *net, struct host_id host, const char *address, uint16_t port);
 void net_forget_host(struct net *net, struct host_id host);
 
-/* N4. Called while the VM is stopped; returns when its ports are in epoch r+1. */
+/* N4. Called while the VM is stopped; returns when its ports are in epoch r+1. No effect unless the switch runs (a recovery was quicker). */
 void net_cut(struct net *net, struct vm_id vm, struct epoch_id r);
-/* All local VMs have been cut at r: send MARKER(r) to the hosts of `others` and expect theirs; record_complete follows. */
+/* All local VMs have been cut at r: send MARKER(r) to the hosts of `others` and expect theirs; record_complete follows (before
+ * this returns, if nobody is waited for). */
 void net_marker(struct net *net, struct epoch_id r, host_mask others);
 /* The frames of VM's record for r (call after record_complete): encoded as in docs/format.md "channel record": u32 count, then per frame u8 nic,
- * u32 length, bytes. Ownership to the caller. */
+ * u32 length, bytes. Ownership to the caller. NULL: there is none (discarded, or a recovery was quicker), or it is too large for a
+ * CHANNEL message: give the checkpoint up. Can be taken once. */
 GBytes *net_take_record(struct net *net, struct vm_id vm, struct epoch_id r);
-/* r was aborted: drop its records. */
+/* r was aborted: drop its records, and make none if a VM is cut at r after this. */
 void net_discard(struct net *net, struct epoch_id r);
 
-/* Let go of held frames of epochs <= r (U1). Does not wait. */
+/* Let go of held frames of epochs <= r (U1). Does not wait. No effect while frozen; between net_rollback() and net_run() it takes effect at
+ * net_run(). */
 void net_release(struct net *net, struct epoch_id r);
 /* The generation is over: nothing is delivered, held frames stay held, nothing is released, what VMs still send is dropped. */
 void net_freeze(struct net *net);
 /* Generation g starts from checkpoint c: drop frames in all queues, uplink frames of epochs > c, MACs learned; ports are in epoch c+1; g is
- * the tunnels' generation from now on. Nothing flows until net_run(). */
+ * the tunnels' generation from now on. The VMs' connections are closed (the VM that goes on is a new process: start it after this, or let its
+ * connection wait behind the old one). Nothing flows until net_run(): what the VMs send waits in their sockets, what other hosts send in
+ * generation g is kept. g must be newer than the last (MUST N1), and c not older than what was released (MUST U3). */
 void net_rollback(struct net *net, struct generation g, struct epoch_id c);
-/* Frames flow again. First deliver the record of c to the VM (NULL or empty: none). Call once per VM after it runs. */
-void net_reinject(struct net *net, struct vm_id vm, GBytes *record, GError **error);
+/* Queue the record of c for the VM, to be delivered by net_run() before anything else (NULL or empty: none). Once per VM, between net_rollback()
+ * and net_run(). Fails, and delivers nothing, if it is not a record. */
+gboolean net_reinject(struct net *net, struct vm_id vm, GBytes *record, GError **error);
+/* Frames flow: first the records, then what other hosts have sent in this generation, then what the VMs here send. No effect unless after
+ * net_rollback(). */
 void net_run(struct net *net);
-/* Send a gratuitous announcement (RARP, source MAC of each local NIC) out of the uplinks. */
+/* Send a gratuitous announcement (RARP, source MAC of each local NIC) out of the uplinks. After net_run(). */
 void net_announce(struct net *net);
 
+/* frames: that came in by ports, tunnels and uplinks; dropped: forged, late, of an old generation, or for a full queue; recorded: added to
+ * channel records; held_*: waiting in the uplinks now; released: written to the uplinks. */
 struct net_stats { uint64_t frames, dropped, recorded, held_frames, held_bytes, released; };
 void net_stats(struct net *net, struct net_stats *ret_stats);
 

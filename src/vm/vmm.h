@@ -18,7 +18,21 @@
 
 struct vm;
 
-struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: QEMU connects (and reconnects) */
+/* What an error of this folder means; its text has the VM's name and, if QEMU has ended, QEMU's last words. */
+#define VMM_ERROR (vmm_error_quark())
+GQuark vmm_error_quark(void);
+enum vmm_error {
+	VMM_ERROR_START,     /* the process could not be started, or ended while starting */
+	VMM_ERROR_GONE,      /* the process has ended: the VM is lost */
+	VMM_ERROR_HUNG,      /* no answer in time; the next call waits for it again */
+	VMM_ERROR_STOPPED,   /* the VM has stopped by itself (I/O error, internal error): it will not go on */
+	VMM_ERROR_REFUSED,   /* a command was refused */
+	VMM_ERROR_RAM,       /* RAM file or memory of our own */
+	VMM_ERROR_TRACK,     /* dirty tracking */
+	VMM_ERROR_STATE,     /* a device state that is not whole */
+};
+
+struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: QEMU connects at start, once */
 struct vm_disk { const char *socket; };                  /* Unix socket of nbdkit */
 
 struct vm_spec {

@@ -1,0 +1,366 @@
+/* control.c - see control.h.
+ *
+ * A verb answers at once, or leaves its client waiting for an event (`up`, `checkpoint`, `down`), or streams (`events`). */
+#include "agent/control.h"
+
+#include "agent/agent-private.h"
+#include "agent/status.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <glib-unix.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+struct control {
+	struct agent *agent;
+	int fd;
+	guint source;
+	char *path;
+	GPtrArray *clients;
+};
+
+struct client {
+	struct control *control;
+	int fd;
+	guint in, out;
+	GString *input, *output;
+	unsigned listening;              /* id of events_listen(), 0: not */
+	const char *waits_for;           /* event that ends the verb, NULL: streaming */
+	json_int_t after;                /* `checkpoint`: an epoch later than this one */
+	bool closing;
+};
+
+/* ---- a client's socket ---- */
+
+static void client_close(struct client *c)
+{
+	if (c->listening)
+		events_unlisten(c->control->agent->events, c->listening);
+	g_clear_handle_id(&c->in, g_source_remove);
+	g_clear_handle_id(&c->out, g_source_remove);
+	close(c->fd);
+	g_string_free(c->input, TRUE);
+	g_string_free(c->output, TRUE);
+	g_ptr_array_remove_fast(c->control->clients, c);
+	g_free(c);
+}
+
+/* Returns false when the client is gone (and freed). */
+static bool flush(struct client *c)
+{
+	ssize_t n = send(c->fd, c->output->str, c->output->len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0 && errno != EAGAIN) {
+		client_close(c);
+		return false;
+	}
+	if (n > 0)
+		g_string_erase(c->output, 0, n);
+	return true;
+}
+
+static gboolean on_writable(gint fd, GIOCondition condition, gpointer data)
+{
+	(void)fd;
+	(void)condition;
+	struct client *c = data;
+	if (!flush(c))
+		return G_SOURCE_REMOVE;
+	if (c->output->len)
+		return G_SOURCE_CONTINUE;
+	c->out = 0;
+	if (c->closing)
+		client_close(c);
+	return G_SOURCE_REMOVE;
+}
+
+/* Queue a line; it is written from the loop, so a client never goes away inside this call. */
+static void say_line(struct client *c, const char *line)
+{
+	if (c->output->len + strlen(line) > CONTROL_BACKLOG_MAX) {
+		c->closing = true;
+		g_string_truncate(c->output, 0);
+		shutdown(c->fd, SHUT_RDWR);
+		return;
+	}
+	g_string_append(c->output, line);
+	g_string_append_c(c->output, '\n');
+	if (!c->out)
+		c->out = g_unix_fd_add(c->fd, G_IO_OUT, on_writable, c);
+}
+
+static void say(struct client *c, json_t *object)
+{
+	char *line = json_dumps(object, JSON_COMPACT);
+	json_decref(object);
+	if (line)
+		say_line(c, line);
+	free(line);
+}
+
+static void refuse(struct client *c, const char *why) { say(c, json_pack("{s:b, s:s}", "ok", 0, "error", why)); }
+
+/* ---- waiting for events ---- */
+
+static void stop_listening(struct client *c)
+{
+	events_unlisten(c->control->agent->events, c->listening);
+	c->listening = 0;
+}
+
+static bool ends_wait(const struct client *c, json_t *event, const char *name)
+{
+	json_int_t epoch = json_integer_value(json_object_get(event, "epoch"));
+	return !strcmp(name, c->waits_for) && (strcmp(name, "checkpoint-committed") || epoch > c->after);
+}
+
+/* The awaited event is the answer; others show progress. */
+static void on_event(const char *line, void *user)
+{
+	struct client *c = user;
+	json_t *event = c->waits_for ? json_loads(line, 0, NULL) : NULL;
+	const char *name = json_string_value(json_object_get(event, "event"));
+	if (!c->waits_for) {
+		say_line(c, line);
+	} else if (name && ends_wait(c, event, name)) {
+		json_object_set_new(event, "ok", json_true());
+		stop_listening(c);
+		say(c, json_incref(event));
+	} else if (name && !strcmp(name, "configuration-refused")) {
+		stop_listening(c);
+		refuse(c, json_string_value(json_object_get(event, "error")));
+	} else if (name && strcmp(name, "checkpoint-committed")) {
+		say(c, json_pack("{s:s}", "progress", name));
+	}
+	json_decref(event);
+}
+
+static void wait_for(struct client *c, const char *event)
+{
+	c->waits_for = event;
+	c->listening = events_listen(c->control->agent->events, on_event, c, FALSE);
+}
+
+/* ---- verbs ---- */
+
+static void verb_status(struct client *c, json_t *request)
+{
+	(void)request;
+	say(c, json_pack("{s:b, s:o}", "ok", 1, "status", status_json(c->control->agent)));
+}
+
+static void verb_up(struct client *c, json_t *request)
+{
+	const char *file = "cluster.yaml", *directory = NULL, *text = NULL;
+	g_autoptr(GError) error = NULL;
+	if (json_unpack(request, "{s?s, s:s, s:s}", "file", &file, "directory", &directory, "text", &text) < 0) {
+		refuse(c, "up needs directory and text");
+		return;
+	}
+	wait_for(c, "recovery-finished");
+	if (agent_up(c->control->agent, file, directory, text, &error))
+		return;
+	stop_listening(c);
+	refuse(c, error->message);
+}
+
+static void verb_down(struct client *c, json_t *request)
+{
+	(void)request;
+	if (!c->control->agent->cluster) {
+		refuse(c, "no cluster is up");
+		return;
+	}
+	wait_for(c, "cluster-ended");
+	agent_down(c->control->agent);
+}
+
+static void verb_checkpoint(struct client *c, json_t *request)
+{
+	(void)request;
+	struct epoch_view view;
+	epoch_view(c->control->agent->core, &view);
+	if (view.state != EPOCH_RUNNING) {
+		refuse(c, "no cluster runs");
+		return;
+	}
+	c->after = (json_int_t)view.begun.n;
+	wait_for(c, "checkpoint-committed");
+	agent_checkpoint(c->control->agent);
+}
+
+static void verb_events(struct client *c, json_t *request)
+{
+	c->waits_for = NULL;
+	c->listening = events_listen(c->control->agent->events, on_event, c, TRUE);
+	if (json_is_true(json_object_get(request, "follow")))
+		return;
+	stop_listening(c);
+	say(c, json_pack("{s:b}", "ok", 1));
+}
+
+static void verb_console(struct client *c, json_t *request)
+{
+	struct agent *a = c->control->agent;
+	const char *name = json_string_value(json_object_get(request, "vm"));
+	uint32_t vm = name ? agent_vm_by_name(a, name) : VCFT_VM_MAX;
+	struct epoch_view view;
+	epoch_view(a->core, &view);
+	if (vm == VCFT_VM_MAX) {
+		refuse(c, "no such VM");
+	} else if (a->machines[vm]) {
+		g_autofree char *path = machine_console_path(a->config, &a->cluster->vms[vm]);
+		say(c, json_pack("{s:b, s:s}", "ok", 1, "socket", path));
+	} else {
+		const char *host = vm < view.vm_count ? a->peers[view.placement[vm].host.n].name : "no host";
+		g_autofree char *why = g_strdup_printf("%s runs on %s: ask there", name, host);
+		refuse(c, why);
+	}
+}
+
+struct bare { struct agent *agent; struct vm_id vm; };
+
+static void bare_done(const nsec_t *pause, unsigned count, const GError *error, void *user)
+{
+	struct bare *b = user;
+	json_t *list = json_array();
+	for (unsigned i = 0; i < count; i++)
+		json_array_append_new(list, json_real((double)pause[i] / NSEC_PER_USEC));
+	events_say(b->agent->events, "bare-pause",
+	           json_pack("{s:s, s:o, s:s?}", "vm", agent_vm_name(b->agent, b->vm), "pause_us", list, "error",
+	                     error ? error->message : NULL));
+	g_free(b);
+}
+
+static void verb_bare(struct client *c, json_t *request)
+{
+	struct agent *a = c->control->agent;
+	const char *name = json_string_value(json_object_get(request, "vm"));
+	json_int_t count = json_integer_value(json_object_get(request, "count"));
+	uint32_t vm = name ? agent_vm_by_name(a, name) : VCFT_VM_MAX;
+	if (vm == VCFT_VM_MAX || !a->machines[vm] || count < 1 || count > 1000) {
+		refuse(c, "bare needs a VM that runs on this host and a count of 1 to 1000");
+		return;
+	}
+	struct bare b = { a, { vm } };
+	wait_for(c, "bare-pause");
+	machine_bare(a->machines[vm], (unsigned)count, bare_done, g_memdup2(&b, sizeof b));
+}
+
+static const struct { const char *name; void (*run)(struct client *, json_t *); } verbs[] = {
+	{ "status", verb_status }, { "up", verb_up },         { "down", verb_down }, { "checkpoint", verb_checkpoint },
+	{ "events", verb_events }, { "console", verb_console }, { "bare", verb_bare },
+};
+
+static void on_line(struct client *c, const char *line, size_t n)
+{
+	json_t *request = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
+	const char *name = json_string_value(json_object_get(request, "verb"));
+	for (size_t i = 0; name && i < G_N_ELEMENTS(verbs); i++)
+		if (!strcmp(name, verbs[i].name)) {
+			if (c->listening)
+				stop_listening(c);
+			verbs[i].run(c, request);
+			json_decref(request);
+			return;
+		}
+	refuse(c, request ? "unknown verb" : "not a JSON object on one line");
+	json_decref(request);
+}
+
+/* ---- connections ---- */
+
+static gboolean on_readable(gint fd, GIOCondition condition, gpointer data)
+{
+	(void)condition;
+	struct client *c = data;
+	char buffer[16384];
+	ssize_t n = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+	if (n < 0 && errno == EAGAIN)
+		return G_SOURCE_CONTINUE;
+	if (n > 0)
+		g_string_append_len(c->input, buffer, n);
+	if (n <= 0 || c->input->len > CONTROL_LINE_MAX) {
+		c->in = 0;
+		client_close(c);
+		return G_SOURCE_REMOVE;
+	}
+	for (char *end; (end = memchr(c->input->str, '\n', c->input->len));) {
+		size_t used = (size_t)(end - c->input->str);
+		on_line(c, c->input->str, used);
+		g_string_erase(c->input, 0, (gssize)used + 1);
+	}
+	return G_SOURCE_CONTINUE;
+}
+
+static bool may_speak(int fd)
+{
+	struct ucred peer;
+	socklen_t n = sizeof peer;
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 && (peer.uid == 0 || peer.uid == geteuid());
+}
+
+static gboolean on_connection(gint listener, GIOCondition condition, gpointer data)
+{
+	(void)condition;
+	struct control *control = data;
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return G_SOURCE_CONTINUE;
+	if (!may_speak(fd)) {
+		close(fd);
+		return G_SOURCE_CONTINUE;
+	}
+	struct client *c = g_new0(struct client, 1);
+	c->control = control;
+	c->fd = fd;
+	c->input = g_string_new(NULL);
+	c->output = g_string_new(NULL);
+	c->in = g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, on_readable, c);
+	g_ptr_array_add(control->clients, c);
+	return G_SOURCE_CONTINUE;
+}
+
+static int listen_on(const char *path, GError **error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	g_unlink(path);
+	if (g_strlcpy(address.sun_path, path, sizeof address.sun_path) >= sizeof address.sun_path)
+		errno = ENAMETOOLONG;
+	else if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && g_chmod(path, 0600) == 0 && listen(fd, 16) == 0)
+		return fd;
+	g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "control socket %s: %s", path, g_strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+struct control *control_new(struct agent *agent, const char *path, GError **error)
+{
+	int fd = listen_on(path, error);
+	if (fd < 0)
+		return NULL;
+	struct control *control = g_new0(struct control, 1);
+	control->agent = agent;
+	control->fd = fd;
+	control->path = g_strdup(path);
+	control->clients = g_ptr_array_new();
+	control->source = g_unix_fd_add(fd, G_IO_IN, on_connection, control);
+	return control;
+}
+
+void control_free(struct control *control)
+{
+	while (control->clients->len)
+		client_close(g_ptr_array_index(control->clients, 0));
+	g_ptr_array_unref(control->clients);
+	g_source_remove(control->source);
+	close(control->fd);
+	g_unlink(control->path);
+	g_free(control->path);
+	g_free(control);
+}

@@ -1,0 +1,68 @@
+/* main.c - virtcftd: options, the loop, an orderly end at SIGTERM and SIGINT. */
+#include "agent/agent.h"
+#include "agent/control.h"
+#include "agent/watchdog.h"
+
+#include <glib-unix.h>
+#include <stdio.h>
+
+#define DEFAULT_CONFIG "/etc/virtcft/virtcftd.yaml"
+
+static gboolean on_signal(gpointer loop)
+{
+	g_main_loop_quit(loop);
+	return G_SOURCE_CONTINUE;
+}
+
+static int serve(struct config_agent *config, GMainLoop *loop, GError **error)
+{
+	struct agent *agent = agent_new(config, loop, error);
+	if (!agent)
+		return 1;
+	g_autofree char *path = g_build_filename(config->run_dir, "control.sock", NULL);
+	struct control *control = control_new(agent, path, error);
+	if (control) {
+		g_message("host %s serves, group %s", config->name, config->group);
+		watchdog_attach();
+		g_main_loop_run(loop);
+		control_free(control);
+	}
+	agent_free(agent);
+	return control ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+	g_autofree char *file = NULL;
+	gboolean no_watchdog = FALSE;
+	g_autoptr(GError) error = NULL;
+	const GOptionEntry entries[] = {
+		{ "config", 'c', 0, G_OPTION_ARG_FILENAME, &file, "The agent's settings (default " DEFAULT_CONFIG ")", "FILE" },
+		{ "no-watchdog", 0, 0, G_OPTION_ARG_NONE, &no_watchdog, "Do not end an agent that hangs (for debuggers)", NULL },
+		G_OPTION_ENTRY_NULL,
+	};
+	g_autoptr(GOptionContext) context = g_option_context_new("- the agent of VirtCFT");
+	g_option_context_add_main_entries(context, entries, NULL);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!g_option_context_parse(context, &argc, &argv, &error)) {
+		fprintf(stderr, "virtcftd: %s\n", error->message);
+		return 2;
+	}
+	if (!no_watchdog && !watchdog_start()) {
+		fprintf(stderr, "virtcftd: the watchdog cannot be started\n");
+		return 1;
+	}
+	struct config_agent *config = config_agent_read(file, &error);
+	if (!config) {
+		fprintf(stderr, "virtcftd: %s\n", error->message);
+		return 2;
+	}
+	g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+	g_unix_signal_add(SIGTERM, on_signal, loop);
+	g_unix_signal_add(SIGINT, on_signal, loop);
+	int status = serve(config, loop, &error);
+	if (error)
+		fprintf(stderr, "virtcftd: %s\n", error->message);
+	config_agent_free(config);
+	return status;
+}

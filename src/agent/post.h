@@ -1,0 +1,13 @@
+/* post.h - hand something from any thread to the loop, in order; a closed box drops what is still under way. */
+#ifndef VCFT_AGENT_POST_H
+#define VCFT_AGENT_POST_H
+
+struct post_box;
+
+struct post_box *post_box_new(void);
+/* Loop's thread: nothing of this box is told any more. */
+void post_box_close(struct post_box *box);
+/* Any thread: tell(data), then drop(data), on the loop's thread; only drop(data) if the box has been closed. drop may be NULL. */
+void post_box_send(struct post_box *box, void (*tell)(void *data), void *data, void (*drop)(void *data));
+
+#endif

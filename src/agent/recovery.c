@@ -1,0 +1,272 @@
+/* recovery.c - from the loss of a host or a VM to running again, on this host.
+ *
+ *   FREEZE ──► REPORT ──► machines say what they hold ──► (STATE .. RECOVER) ──► PLACE ──all──► READY .. RESUME ──► RUN ──all──► finished
+ *
+ * The switch is frozen before the VMs: nothing of the ended generation gets out. The switch and the sink know the new generation before
+ * any VM of it exists. The frames in flight of checkpoint c are delivered to each VM before any new frame is. */
+#include "agent/agent-private.h"
+
+#include "agent/post.h"
+
+#include <gio/gio.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define PLACE_FAILURES_MAX 5u   /* then this host says so and stops trying: it leaves (fail-stop), another one may manage */
+
+/* ---- freeze and report ---- */
+
+void recovery_freeze(struct agent *a, const struct epoch_action *act)
+{
+	(void)act;
+	net_freeze(a->net);
+	a->checkpoint.failed = true;
+	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
+		if (agent_has(a, i))
+			machine_pause(a->machines[i]);
+	if (!a->detected)
+		a->detected = clock_now();
+	if (a->ran)
+		events_say(a->events, "recovery-started", json_pack("{s:I}", "generation", (json_int_t)a->generation.n));
+}
+
+static void one_less_held(struct agent *a)
+{
+	if (a->waiting_held == 0 || --a->waiting_held > 0)
+		return;
+	g_autofree struct message_holding *all = g_new0(struct message_holding, VCFT_VM_MAX);
+	uint32_t n = sink_holdings(a->sink, all);
+	for (uint32_t i = 0; i < VCFT_VM_MAX && n < VCFT_VM_MAX; i++)
+		if (agent_has(a, i) && a->held[i].live)
+			all[n++] = a->held[i];
+	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .holdings = all, .count = n });
+}
+
+void recovery_held(struct vm_id vm, uint64_t serial, const struct message_holding *holding, void *user)
+{
+	struct agent *a = user;
+	if (serial != a->report_serial)
+		return;
+	a->held[vm.n] = *holding;
+	one_less_held(a);
+}
+
+struct report_note { struct agent *agent; uint64_t serial; };
+
+static void report_self(void *data)
+{
+	struct report_note *note = data;
+	if (note->serial == note->agent->report_serial)
+		one_less_held(note->agent);
+}
+
+/* The answer comes when all machines have answered and, so that it is never given within the step, this call's own post. */
+void recovery_report(struct agent *a, const struct epoch_action *act)
+{
+	(void)act;
+	memset(a->held, 0, sizeof a->held);
+	struct report_note note = { a, ++a->report_serial };
+	a->waiting_held = 1;
+	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
+		if (agent_has(a, i)) {
+			a->waiting_held++;
+			machine_hold(a->machines[i], note.serial);
+		}
+	post_box_send(a->box, report_self, g_memdup2(&note, sizeof note), g_free);
+}
+
+/* ---- place ---- */
+
+static void nics_of(const struct config_vm *config, struct net_nic_spec *out)
+{
+	for (unsigned i = 0; i < config->nic_count; i++) {
+		out[i].network = config->nics[i].network;
+		memcpy(out[i].mac, config->nics[i].mac, 6);
+	}
+}
+
+static gboolean ports_add(struct agent *a, struct vm_id vm, GError **error)
+{
+	const struct config_vm *config = &a->cluster->vms[vm.n];
+	struct net_nic_spec nics[VCFT_NIC_MAX];
+	char *paths[VCFT_NIC_MAX];
+	g_autofree char *dir = g_build_filename(a->config->run_dir, config->name, NULL);
+	g_mkdir_with_parents(dir, 0700);
+	nics_of(config, nics);
+	for (unsigned i = 0; i < config->nic_count; i++)
+		paths[i] = machine_nic_path(a->config, config, i);
+	gboolean ok = net_add_vm(a->net, vm, nics, config->nic_count, (const char *const *)paths, error);
+	for (unsigned i = 0; i < config->nic_count; i++)
+		g_free(paths[i]);
+	return ok;
+}
+
+static bool machine_make(struct agent *a, struct vm_id vm, GError **error)
+{
+	if (a->machines[vm.n])
+		return true;
+	if (!a->bases[vm.n]) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "an image of %s cannot be used on this host", agent_vm_name(a, vm));
+		return false;
+	}
+	if (!ports_add(a, vm, error))
+		return false;
+	struct machine_options options = {
+		.id = vm, .self = a->self, .agent = a->config, .config = &a->cluster->vms[vm.n], .cluster = a->cluster->name,
+		.bases = a->bases[vm.n], .net = a->net, .verify = a->cluster->verify,
+	};
+	a->machines[vm.n] = machine_new(&options, &agent_machine_notes, a);
+	return true;
+}
+
+/* A VM that runs on another host from now on. */
+static void placed_elsewhere(struct agent *a, struct vm_id vm, struct host_id host)
+{
+	struct net_nic_spec nics[VCFT_NIC_MAX];
+	if (a->machines[vm.n]) {
+		net_remove_vm(a->net, vm);
+		machine_free(g_steal_pointer(&a->machines[vm.n]));
+	}
+	nics_of(&a->cluster->vms[vm.n], nics);
+	net_place(a->net, vm, nics, a->cluster->vms[vm.n].nic_count, host);
+}
+
+static void place_failed(struct agent *a, struct vm_id vm, const char *why)
+{
+	if (++a->place_failures >= PLACE_FAILURES_MAX) {
+		g_critical("%s cannot be started on this host after %u attempts: %s", agent_vm_name(a, vm), a->place_failures, why);
+		g_main_loop_quit(a->loop);
+		return;
+	}
+	agent_trouble(a, vm, TROUBLE_PLACE, why);
+}
+
+static void place_one(struct agent *a, struct vm_id vm, const struct epoch_action *act)
+{
+	GError *error = NULL;
+	struct image *image = act->epoch.n && !agent_has(a, vm.n) ? sink_take(a->sink, vm) : NULL;
+	if (act->epoch.n == 0)
+		sink_drop(a->sink, vm);
+	a->waiting_placed++;
+	if (machine_make(a, vm, &error)) {
+		machine_place(a->machines[vm.n], act->generation, act->epoch, image);
+		return;
+	}
+	if (image)
+		sink_give(a->sink, vm, image);
+	recovery_placed(vm, act->generation, error, a);
+	g_error_free(error);
+}
+
+struct place_note { struct agent *agent; struct generation g; };
+
+/* The count starts at one for the call itself, so that PLACED is never said within the step. */
+static void one_less_placed(void *data)
+{
+	struct place_note *note = data;
+	struct agent *a = note->agent;
+	if (generation_cmp(note->g, a->generation) == 0 && --a->waiting_placed == 0)
+		agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_PLACED, .generation = note->g });
+}
+
+struct failed_note { struct agent *agent; struct vm_id vm; struct generation g; char *why; };
+
+static void failed_tell(void *data)
+{
+	struct failed_note *n = data;
+	if (generation_cmp(n->g, n->agent->generation) == 0)
+		place_failed(n->agent, n->vm, n->why);
+}
+
+static void failed_drop(void *data)
+{
+	g_free(((struct failed_note *)data)->why);
+	g_free(data);
+}
+
+void recovery_placed(struct vm_id vm, struct generation g, const GError *error, void *user)
+{
+	struct agent *a = user;
+	if (generation_cmp(g, a->generation) != 0)
+		return;
+	if (error) {
+		struct failed_note note = { a, vm, g, g_strdup(error->message) };
+		post_box_send(a->box, failed_tell, g_memdup2(&note, sizeof note), failed_drop);
+		return;
+	}
+	struct place_note note = { a, g };
+	one_less_placed(&note);
+}
+
+void recovery_place(struct agent *a, const struct epoch_action *act)
+{
+	a->generation = act->generation;
+	a->placed_at = act->epoch;
+	if (!a->detected)
+		a->detected = clock_now();
+	net_rollback(a->net, act->generation, act->epoch);
+	sink_generation(a->sink, act->generation);
+	sink_recover(a->sink, act->epoch);
+	a->waiting_placed = 1;
+	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
+		struct vm_id vm = { i };
+		a->complete_at_place[i] = act->epoch.n ? act->placement[i].backups : 0;
+		if (act->placement[i].host.n == a->self.n)
+			place_one(a, vm, act);
+		else
+			placed_elsewhere(a, vm, act->placement[i].host);
+	}
+	struct place_note note = { a, act->generation };
+	post_box_send(a->box, one_less_placed, g_memdup2(&note, sizeof note), g_free);
+}
+
+/* ---- run ---- */
+
+static void finished(struct agent *a)
+{
+	net_run(a->net);
+	net_announce(a->net);
+	a->ran = true;
+	a->place_failures = 0;
+	double took = a->detected ? (double)(clock_now() - a->detected) / NSEC_PER_MSEC : 0;
+	a->detected = 0;
+	events_say(a->events, "recovery-finished",
+	           json_pack("{s:f, s:I, s:I}", "duration_ms", took, "generation", (json_int_t)a->generation.n, "epoch",
+	                     (json_int_t)a->placed_at.n));
+}
+
+static void one_less_ran(void *data)
+{
+	struct place_note *note = data;
+	struct agent *a = note->agent;
+	if (generation_cmp(note->g, a->generation) == 0 && --a->waiting_ran == 0)
+		finished(a);
+}
+
+void recovery_ran(struct vm_id vm, struct generation g, const GError *error, void *user)
+{
+	struct agent *a = user;
+	struct place_note note = { a, g };
+	if (error && generation_cmp(g, a->generation) == 0)
+		agent_trouble(a, vm, TROUBLE_RUN, error->message);
+	else if (!error)
+		one_less_ran(&note);
+}
+
+void recovery_run(struct agent *a, const struct epoch_action *act)
+{
+	struct place_note note = { a, act->generation };
+	a->waiting_ran = 1;
+	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
+		if (agent_has(a, i)) {
+			a->waiting_ran++;
+			machine_run(a->machines[i], act->generation);
+		}
+	post_box_send(a->box, one_less_ran, g_memdup2(&note, sizeof note), g_free);
+}
+
+void recovery_lost(struct agent *a, const struct epoch_action *act)
+{
+	events_say(a->events, "cluster-lost", json_pack("{s:s}", "vm", agent_vm_name(a, act->vm)));
+	g_critical("no image of %s is left: nothing is restarted; `virtcft down` and `virtcft up` start anew", agent_vm_name(a, act->vm));
+}

@@ -1,0 +1,122 @@
+/* config-agent.c - virtcftd.yaml: where this host's agent keeps things and how it is reached. Every key has a default, the file itself may be missing.
+ *
+ * The plugins (virtcft-disk.so, virtcft-preload.so) are looked for where they were installed, then beside the program: the first folder that
+ * has the disk plugin is the default. Any thread. */
+#include "base/config-yaml.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#define DEFAULT_FILE "/etc/virtcft/virtcftd.yaml"
+#define TEXT_MAX 4095u
+#ifndef VCFT_PLUGIN_DIR
+#define VCFT_PLUGIN_DIR "/usr/lib/virtcft"
+#endif
+
+enum { GROUP_LOCAL, GROUP_COROSYNC };
+static const cyaml_strval_t group_words[] = { { "local", GROUP_LOCAL }, { "corosync", GROUP_COROSYNC } };
+
+struct file {
+	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir;
+	uint32_t group;
+	uint16_t tunnel_port, replication_port;
+};
+
+#define TEXT(member, most) CYAML_FIELD_STRING_PTR(#member, CYAML_FLAG_OPTIONAL, struct file, member, 1, most)
+#define PORT(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct file, member)
+
+static const cyaml_schema_field_t fields[] = {
+	TEXT(name, VCFT_NAME_MAX),
+	CYAML_FIELD_ENUM("group", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct file, group, group_words, CYAML_ARRAY_LEN(group_words)),
+	TEXT(address, VCFT_NAME_MAX),
+	TEXT(run_dir, TEXT_MAX),
+	TEXT(state_dir, TEXT_MAX),
+	TEXT(ram_dir, TEXT_MAX),
+	PORT(tunnel_port),
+	PORT(replication_port),
+	TEXT(plugin_dir, TEXT_MAX),
+	CYAML_FIELD_END,
+};
+static const cyaml_schema_value_t schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct file, fields) };
+
+static char *default_plugin_dir(void)
+{
+	g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+	g_autofree char *beside = program ? g_path_get_dirname(program) : g_strdup(".");
+	g_autofree char *installed = g_build_filename(VCFT_PLUGIN_DIR, "virtcft-disk.so", NULL);
+	return g_file_test(installed, G_FILE_TEST_EXISTS) ? g_strdup(VCFT_PLUGIN_DIR) : g_steal_pointer(&beside);
+}
+
+static void take(char **out, char **given, const char *otherwise)
+{
+	*out = *given ? g_steal_pointer(given) : g_strdup(otherwise);
+}
+
+static struct config_agent *with_defaults(struct file *f)
+{
+	struct config_agent *a = g_new0(struct config_agent, 1);
+	g_autofree char *plugin_dir = f->plugin_dir ? NULL : default_plugin_dir();
+	take(&a->name, &f->name, g_get_host_name());
+	take(&a->address, &f->address, "127.0.0.1");
+	take(&a->run_dir, &f->run_dir, "/run/virtcft");
+	take(&a->state_dir, &f->state_dir, "/var/lib/virtcft");
+	take(&a->ram_dir, &f->ram_dir, "/dev/shm/virtcft");
+	take(&a->plugin_dir, &f->plugin_dir, plugin_dir);
+	a->group = g_strdup(group_words[f->group].str);
+	a->tunnel_port = f->tunnel_port;
+	a->replication_port = f->replication_port;
+	return a;
+}
+
+static gboolean check(struct config_yaml *yaml, const struct file *f, GError **error)
+{
+	const struct { const char *key, *value; } paths[] = { { "run_dir", f->run_dir }, { "state_dir", f->state_dir }, { "ram_dir", f->ram_dir },
+		                                              { "plugin_dir", f->plugin_dir } };
+	struct in_addr numeric;
+	if (f->address && inet_pton(AF_INET, f->address, &numeric) != 1) {
+		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "address", "address '%s' is no IPv4 address; expected such as 10.77.0.1", f->address);
+		return FALSE;
+	}
+	for (size_t i = 0; i < G_N_ELEMENTS(paths); i++)
+		if (paths[i].value && !g_path_is_absolute(paths[i].value)) {
+			config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, paths[i].key, "%s '%s' is relative; expected an absolute path", paths[i].key,
+			                  paths[i].value);
+			return FALSE;
+		}
+	return TRUE;
+}
+
+static struct config_agent *parse(const char *text, size_t n, const char *name, GError **error)
+{
+	g_autoptr(config_yaml) yaml = config_yaml_open(text, n, name, error);
+	struct file none = { 0 }, *file = NULL;
+	if (!yaml)
+		return NULL;
+	if (config_yaml_empty(yaml))
+		return with_defaults(&none);
+	if (!config_yaml_load(yaml, &schema, (void **)&file, error))
+		return NULL;
+	struct config_agent *agent = check(yaml, file, error) ? with_defaults(file) : NULL;
+	config_yaml_free_data(&schema, file);
+	return agent;
+}
+
+struct config_agent *config_agent_read(const char *file, GError **error)
+{
+	g_autofree char *text = NULL;
+	gsize n = 0;
+	const char *name = file ? file : DEFAULT_FILE;
+	if ((file || g_file_test(name, G_FILE_TEST_EXISTS)) && !g_file_get_contents(name, &text, &n, error))
+		return NULL;
+	return parse(text, n, name, error);
+}
+
+void config_agent_free(struct config_agent *a)
+{
+	if (!a)
+		return;
+	char *strings[] = { a->name, a->group, a->address, a->run_dir, a->state_dir, a->ram_dir, a->plugin_dir };
+	for (size_t i = 0; i < G_N_ELEMENTS(strings); i++)
+		g_free(strings[i]);
+	g_free(a);
+}

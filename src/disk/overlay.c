@@ -1,0 +1,135 @@
+/* overlay.c - see overlay.h. The map is allocated on disk when it is made, 32 MiB for a disk of 1 TiB, so that setting a bit cannot fail. */
+#include "disk/overlay.h"
+
+#include "base/must.h"
+#include "disk/disk-private.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+struct overlay {
+	uint64_t blocks;
+	int fd;
+	uint8_t *map;
+	size_t map_bytes;
+};
+
+static uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/* Open or make a file of `size` bytes; an existing one may have up to `most`. */
+static int open_sized(const char *path, uint64_t size, uint64_t most, GError **error)
+{
+	struct stat st;
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		disk_fail_errno(error, errno, "%s", path);
+	else if (st.st_size == 0 ? ftruncate(fd, (off_t)size) < 0 : false)
+		disk_fail_errno(error, errno, "%s: cannot make it %" PRIu64 " bytes", path, size);
+	else if (st.st_size != 0 && ((uint64_t)st.st_size < size || (uint64_t)st.st_size > most))
+		disk_fail(error, "%s: has %" PRIu64 " bytes, expected %" PRIu64 ": it belongs to another disk", path, (uint64_t)st.st_size, size);
+	else
+		return fd;
+	disk_close(&fd);
+	return -1;
+}
+
+static gboolean open_map(struct overlay *overlay, const char *dir, GError **error)
+{
+	g_autofree char *path = g_build_filename(dir, "map", NULL);
+	overlay->map_bytes = (size_t)MAX((overlay->blocks + 7) / 8, 1);
+	int fd = open_sized(path, overlay->map_bytes, round_up(overlay->map_bytes, VCFT_PAGE_SIZE), error);
+	if (fd < 0)
+		return FALSE;
+	int err = posix_fallocate(fd, 0, (off_t)overlay->map_bytes);
+	void *map = err ? MAP_FAILED : mmap(NULL, overlay->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		disk_fail_errno(error, err ? err : errno, "%s", path);
+	else
+		overlay->map = map;
+	disk_close(&fd);
+	return overlay->map != NULL;
+}
+
+struct overlay *overlay_open(const char *dir, uint64_t blocks, GError **error)
+{
+	g_autofree char *path = g_build_filename(dir, "overlay", NULL);
+	struct overlay *overlay = g_new0(struct overlay, 1);
+	uint64_t bytes = blocks * DISK_BLOCK_BYTES;
+	overlay->blocks = blocks;
+	overlay->fd = open_sized(path, bytes, bytes, error);
+	if (overlay->fd >= 0 && open_map(overlay, dir, error))
+		return overlay;
+	overlay_close(overlay);
+	return NULL;
+}
+
+void overlay_close(struct overlay *overlay)
+{
+	if (!overlay)
+		return;
+	if (overlay->map)
+		munmap(overlay->map, overlay->map_bytes);
+	disk_close(&overlay->fd);
+	g_free(overlay);
+}
+
+int overlay_fd(const struct overlay *overlay) { return overlay->fd; }
+
+bool overlay_has(const struct overlay *overlay, uint64_t block)
+{
+	return __atomic_load_n(&overlay->map[block / 8], __ATOMIC_ACQUIRE) >> (block % 8) & 1;
+}
+
+/* ---- fold ---- */
+
+#define FOLD_BLOCKS 256u   /* most blocks in one write */
+
+/* Number of slots from i on, of one kind, whose blocks follow each other as the slots do. */
+static uint64_t fold_run(const struct epoch_log *log, uint64_t i)
+{
+	struct epoch_log_slot first = epoch_log_slot(log, i);
+	uint64_t most = MIN(epoch_log_count(log) - i, FOLD_BLOCKS), run = 1;
+	for (; run < most; run++) {
+		struct epoch_log_slot next = epoch_log_slot(log, i + run);
+		if (next.block != first.block + run || next.zero != first.zero)
+			break;
+	}
+	return run;
+}
+
+static int fold_zero(const struct overlay *overlay, uint64_t at, size_t bytes)
+{
+	static const uint8_t zeros[FOLD_BLOCKS * DISK_BLOCK_BYTES];
+	if (fallocate(overlay->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) == 0)
+		return 0;
+	return disk_pwrite_all(overlay->fd, zeros, bytes, at);
+}
+
+static int fold_data(const struct overlay *overlay, const struct epoch_log *log, uint64_t from, uint64_t at, size_t bytes, uint8_t *buffer)
+{
+	size_t got = 0;
+	int err = disk_pread_most(epoch_log_fd(log), buffer, bytes, from, &got);
+	if (!err && got != bytes)
+		err = EIO;
+	return err ? err : disk_pwrite_all(overlay->fd, buffer, bytes, at);
+}
+
+gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GError **error)
+{
+	g_autofree uint8_t *buffer = g_malloc(FOLD_BLOCKS * DISK_BLOCK_BYTES);
+	for (uint64_t i = 0, run; i < epoch_log_count(log); i += run) {
+		struct epoch_log_slot slot = epoch_log_slot(log, i);
+		run = fold_run(log, i);
+		MUST("D10", slot.block < overlay->blocks && run <= overlay->blocks - slot.block);
+		uint64_t at = slot.block * DISK_BLOCK_BYTES;
+		size_t bytes = (size_t)(run * DISK_BLOCK_BYTES);
+		int err = slot.zero ? fold_zero(overlay, at, bytes) : fold_data(overlay, log, slot.offset, at, bytes, buffer);
+		if (err)
+			return disk_fail_errno(error, err, "overlay, block %" PRIu64, slot.block);
+		for (uint64_t b = slot.block; b < slot.block + run; b++)
+			__atomic_fetch_or(&overlay->map[b / 8], (uint8_t)(1u << (b % 8)), __ATOMIC_RELEASE);
+	}
+	return TRUE;
+}

@@ -1,0 +1,114 @@
+/* frame.c - frames with counted references, and rings of them.
+ *
+ * A frame is read once and then shared by all ports, tunnels and the uplink that it goes to; nobody changes its bytes. Frames of ordinary
+ * size come back to a pool. Thread: switch, so the counts are plain numbers. */
+#include "net/net-private.h"
+
+#include <endian.h>
+#include <string.h>
+
+#define POOL_ROOM 2048u         /* bytes of data of a pooled frame */
+#define POOL_KEEP 4096u
+
+_Static_assert(offsetof(struct frame, data) == offsetof(struct frame, length) + 4, "a port writes length and data in one piece");
+
+struct frame *frame_new(struct frame_pool *pool, const void *data, size_t size)
+{
+	struct frame *f = pool->free;
+	if (size <= POOL_ROOM && f) {
+		pool->free = f->next_free;
+		pool->count--;
+	} else {
+		size_t room = size <= POOL_ROOM ? POOL_ROOM : size;
+		f = g_malloc(sizeof *f + room);
+		f->room = (uint32_t)room;
+	}
+	f->refs = 1;
+	f->size = (uint32_t)size;
+	f->kind = FRAME_ETHERNET;
+	f->coloured = false;
+	f->generation = (struct generation){ 0 };
+	f->colour = epoch_of(0);
+	f->network = 0;
+	f->from = (struct host_id){ 0 };
+	f->head_bytes = 0;
+	uint32_t be = htobe32((uint32_t)size);
+	memcpy(f->length, &be, sizeof be);
+	if (data)
+		memcpy(f->data, data, size);
+	return f;
+}
+
+struct frame *frame_ref(struct frame *frame)
+{
+	frame->refs++;
+	return frame;
+}
+
+void frame_unref(struct frame_pool *pool, struct frame *frame)
+{
+	if (--frame->refs)
+		return;
+	if (frame->room != POOL_ROOM || pool->count >= POOL_KEEP) {
+		g_free(frame);
+		return;
+	}
+	frame->next_free = pool->free;
+	pool->free = frame;
+	pool->count++;
+}
+
+void frame_pool_clear(struct frame_pool *pool)
+{
+	while (pool->free) {
+		struct frame *f = pool->free;
+		pool->free = f->next_free;
+		g_free(f);
+	}
+	pool->count = 0;
+}
+
+/* ---- rings ---- */
+
+static void ring_grow(struct ring *ring)
+{
+	size_t room = ring->room ? ring->room * 2 : 64;
+	struct ring_entry *at = g_new(struct ring_entry, room);
+	for (size_t i = 0; i < ring->count; i++)
+		at[i] = *ring_at(ring, i);
+	g_free(ring->at);
+	*ring = (struct ring){ at, 0, ring->count, room };
+}
+
+void ring_push(struct ring *ring, struct frame *frame)
+{
+	if (ring->count == ring->room)
+		ring_grow(ring);
+	*ring_at(ring, ring->count) = (struct ring_entry){ frame, 0 };
+	ring->count++;
+}
+
+struct frame *ring_pop(struct ring *ring)
+{
+	struct frame *f = ring_at(ring, 0)->frame;
+	ring->head = (ring->head + 1) & (ring->room - 1);
+	ring->count--;
+	return f;
+}
+
+void ring_cut(struct frame_pool *pool, struct ring *ring, size_t from)
+{
+	while (ring->count > from) {
+		ring->count--;
+		frame_unref(pool, ring_at(ring, ring->count)->frame);
+	}
+}
+
+void ring_clear(struct frame_pool *pool, struct ring *ring) { ring_cut(pool, ring, 0); }
+
+void ring_free(struct frame_pool *pool, struct ring *ring)
+{
+	ring_clear(pool, ring);
+	g_free(ring->at);
+	*ring = (struct ring){ 0 };
+}

@@ -1,0 +1,420 @@
+/* port.c - one NIC of a VM of this host: a Unix stream socket that QEMU connects to.
+ *
+ *   QEMU ──► rx buffer ──whole frames, coloured by epoch──► switch
+ *   QEMU ◄── socket ◄── queue ◄── cut rule ◄── switch         queue: [ in the socket, perhaps unread | not yet written ]
+ *                                     └─ newer ─► held ──next cut──┘
+ *
+ * P1 A frame is put into the queue only if its colour is not newer than the port's epoch.
+ * N4 The unread frames of a stopped VM are known exactly: each frame is a send() of its own, its charge is remembered, and the last frames
+ *    whose charges add up to SIOCOUTQ are those that it has not wholly read (charge.c). They stay in the queue only for this: they are
+ *    never written twice.
+ * One connection at a time: a second one waits in the listen queue until the first is gone. A length of 0 or more than VCFT_FRAME_MAX ends
+ * the connection: the stream has lost its frames' bounds. Nothing blocks: what the socket does not take waits in the queue, at most
+ * limits.port_bytes, then frames are dropped as by any full queue. Thread: switch. */
+#include "net/net-private.h"
+
+#include "base/must.h"
+#include "core/cut.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <linux/sockios.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define WRITE_BATCH 64u         /* frames of one sendmmsg */
+#define TRIM_AT 256u            /* written frames after which it is worth asking which have been read */
+#define ONE_BUFFER 32768u       /* a send() of up to this many bytes makes one buffer */
+
+static void port_ready(struct net *net, struct source *source, uint32_t events);
+static void listener_ready(struct net *net, struct source *source, uint32_t events);
+
+/* ---- connection ---- */
+
+void port_arm(struct net *net, struct port *port)
+{
+	uint32_t events = net->state == NET_PLACING ? 0 : EPOLLIN;
+	if (net->state == NET_RUNNING && port->sent < port->queue.count)
+		events |= EPOLLOUT;
+	source_arm(net, &port->connection, events);
+}
+
+static void queue_drop_sent(struct net *net, struct port *port)
+{
+	for (; port->sent; port->sent--)
+		frame_unref(&net->pool, ring_pop(&port->queue));
+	if (port->queue.count)
+		ring_at(&port->queue, 0)->charge = 0;
+	port->written = 0;
+}
+
+/* What was in the socket is gone with the process that would have read it; what was not yet written waits for the next one. */
+static void disconnect(struct net *net, struct port *port, const char *why)
+{
+	if (port->connection.fd < 0)
+		return;
+	if (why)
+		loop_note(net, "vm %u, nic %u: %s: connection dropped", port->vm.n, port->nic, why);
+	source_close(net, &port->connection);
+	queue_drop_sent(net, port);
+	port->rx_used = 0;
+	source_arm(net, &port->listener, EPOLLIN);
+}
+
+static void listener_ready(struct net *net, struct source *source, uint32_t events)
+{
+	(void)events;
+	struct port *port = container_of(source, struct port, listener);
+	int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0)
+		return;
+	int size = SOCKET_SEND_BYTES;
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) < 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+	source_arm(net, source, 0);
+	source_open(net, &port->connection, fd, 0, port_ready);
+	port_flush(net, port);
+	port_arm(net, port);
+}
+
+/* ---- from the VM ---- */
+
+static uint32_t frame_length(const uint8_t *at)
+{
+	uint32_t be;
+	memcpy(&be, at, sizeof be);
+	return be32toh(be);
+}
+
+/* Take the whole frames out of the buffer. */
+static void take_frames(struct net *net, struct port *port)
+{
+	size_t at = 0;
+	while (port->rx_used - at >= 4) {
+		uint32_t length = frame_length(port->rx + at);
+		if (!length || length > VCFT_FRAME_MAX) {
+			disconnect(net, port, "frame of impossible length");
+			return;
+		}
+		if (port->rx_used - at - 4 < length)
+			break;
+		if (net->state == NET_RUNNING)
+			switch_from_port(net, port, frame_new(&net->pool, port->rx + at + 4, length));
+		else
+			net->stats.dropped++;
+		at += 4 + length;
+	}
+	port->rx_used -= at;
+	if (at && port->rx_used)
+		memmove(port->rx, port->rx + at, port->rx_used);
+}
+
+/* One read(); false: there was nothing, or the VM is gone. */
+static bool read_some(struct net *net, struct port *port)
+{
+	ssize_t n = read(port->connection.fd, port->rx + port->rx_used, PORT_RX_BYTES - port->rx_used);
+	if (n < 0 && errno == EAGAIN)
+		return false;
+	if (n < 0 && errno == EINTR)
+		return true;
+	if (n <= 0) {
+		disconnect(net, port, NULL);
+		return false;
+	}
+	port->rx_used += (size_t)n;
+	take_frames(net, port);
+	return true;
+}
+
+void port_read_out(struct net *net, struct port *port)
+{
+	while (port->connection.fd >= 0 && read_some(net, port))
+		;
+}
+
+static void port_ready(struct net *net, struct source *source, uint32_t events)
+{
+	struct port *port = container_of(source, struct port, connection);
+	if (events & EPOLLOUT)
+		port_flush(net, port);
+	if (port->connection.fd < 0)
+		return;
+	if (net->state == NET_PLACING) {
+		if (events & (EPOLLHUP | EPOLLERR))
+			disconnect(net, port, NULL);
+	} else if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		read_some(net, port);
+	}
+}
+
+/* ---- to the VM ---- */
+
+bool port_queue(struct net *net, struct port *port, struct frame *frame, bool always)
+{
+	MUST("P1", !frame->coloured || epoch_cmp(frame->colour, port->epoch) <= 0);
+	if (!always && port->unsent_bytes + frame->size > net->limits.port_bytes) {
+		net->stats.dropped++;
+		return false;
+	}
+	ring_push(&port->queue, frame_ref(frame));
+	port->unsent_bytes += frame->size;
+	if (!port->dirty) {
+		port->dirty = true;
+		port->next_dirty = net->dirty_ports;
+		net->dirty_ports = port;
+	}
+	return true;
+}
+
+static void hold(struct net *net, struct port *port, struct frame *frame)
+{
+	if (port->held_bytes + frame->size > net->limits.port_bytes) {
+		net->stats.dropped++;
+		return;
+	}
+	ring_push(&port->held, frame_ref(frame));
+	port->held_bytes += frame->size;
+}
+
+void port_offer(struct net *net, struct port *port, struct frame *frame)
+{
+	if (!frame->coloured) {
+		port_queue(net, port, frame, false);
+		return;
+	}
+	switch (cut_rule(frame->generation, frame->colour, net->generation, port->epoch)) {
+	case CUT_DELIVER:
+		port_queue(net, port, frame, false);
+		return;
+	case CUT_DELIVER_AND_RECORD:
+		if (record_is_late(net, port))
+			net->stats.dropped++;
+		else if (port_queue(net, port, frame, false))
+			record_add(net, port, frame);
+		return;
+	case CUT_HOLD:
+		hold(net, port, frame);
+		return;
+	case CUT_DROP:
+		net->stats.dropped++;
+		return;
+	}
+}
+
+void port_offer_held(struct net *net, struct port *port)
+{
+	port->held_bytes = 0;
+	for (size_t left = port->held.count; left; left--) {
+		struct frame *f = ring_pop(&port->held);
+		port_offer(net, port, f);
+		frame_unref(&net->pool, f);
+	}
+}
+
+/* ---- what the VM has read ---- */
+
+size_t port_first_unread(struct net *net, struct port *port)
+{
+	(void)net;
+	int outq = 0;
+	if (port->connection.fd < 0 || ioctl(port->connection.fd, SIOCOUTQ, &outq) < 0)
+		return port->sent;
+	int64_t left = outq;
+	if (port->written)
+		left -= ring_at(&port->queue, port->sent)->charge;
+	size_t i = port->sent;
+	while (i > 0 && left > 0)
+		left -= ring_at(&port->queue, --i)->charge;
+	/* Not a sum of whole buffers: one was charged less than its like (charge.c). Rather one frame twice than one lost. */
+	if (left < 0 && i > 0 && i < port->sent && ring_at(&port->queue, i)->frame->size < ONE_BUFFER)
+		i--;
+	return i;
+}
+
+static void trim(struct net *net, struct port *port)
+{
+	for (size_t read = port_first_unread(net, port); read; read--) {
+		frame_unref(&net->pool, ring_pop(&port->queue));
+		port->sent--;
+	}
+}
+
+/* ---- writing ---- */
+
+/* The socket has taken n bytes of the first unwritten frame; true: all of it. */
+static bool account(struct net *net, struct port *port, size_t n)
+{
+	struct ring_entry *e = ring_at(&port->queue, port->sent);
+	e->charge += charge_of(&net->charges, n);
+	port->written += n;
+	if (port->written < e->frame->size + 4)
+		return false;
+	port->unsent_bytes -= e->frame->size;
+	port->written = 0;
+	port->sent++;
+	return true;
+}
+
+/* One sendmmsg, a message for each frame; true: go on. */
+static bool write_batch(struct net *net, struct port *port)
+{
+	struct mmsghdr messages[WRITE_BATCH];
+	struct iovec iov[WRITE_BATCH];
+	unsigned n = (unsigned)MIN(port->queue.count - port->sent, WRITE_BATCH);
+	for (unsigned i = 0; i < n; i++) {
+		struct frame *f = ring_at(&port->queue, port->sent + i)->frame;
+		size_t skip = i == 0 ? port->written : 0;
+		iov[i] = (struct iovec){ f->length + skip, f->size + 4 - skip };
+		messages[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &iov[i], .msg_iovlen = 1 } };
+	}
+	int k = sendmmsg(port->connection.fd, messages, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (k < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS && errno != ENOMEM)
+		disconnect(net, port, NULL);
+	for (int i = 0; i < k; i++)
+		if (!account(net, port, messages[i].msg_len))
+			return false;
+	return k > 0;
+}
+
+void port_flush(struct net *net, struct port *port)
+{
+	if (net->state != NET_RUNNING || port->connection.fd < 0)
+		return;
+	while (port->sent < port->queue.count && write_batch(net, port))
+		;
+	if (port->sent >= TRIM_AT)
+		trim(net, port);
+	port_arm(net, port);
+}
+
+/* ---- life ---- */
+
+void port_rollback(struct net *net, struct port *port)
+{
+	disconnect(net, port, NULL);
+	ring_clear(&net->pool, &port->queue);
+	port->unsent_bytes = 0;
+	ring_clear(&net->pool, &port->held);
+	port->held_bytes = 0;
+	port->epoch = net->epoch;
+}
+
+static int listen_unix(const char *path, GError **error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof address.sun_path) {
+		errno = ENAMETOOLONG;
+		loop_error(error, "%s", path);
+		return -1;
+	}
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	(void)unlink(path);
+	/* fchmod before bind: the path never has more rights, and no umask of the process is touched. */
+	if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0) {
+		loop_error(error, "%s", path);
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static struct port *port_new(struct net *net, struct vm_id vm, unsigned nic, const struct net_nic_spec *spec, const char *path,
+                             GError **error)
+{
+	int fd = listen_unix(path, error);
+	if (fd < 0)
+		return NULL;
+	struct port *p = g_new0(struct port, 1);
+	p->vm = vm;
+	p->nic = nic;
+	p->network = spec->network;
+	memcpy(p->mac, spec->mac, sizeof p->mac);
+	p->path = g_strdup(path);
+	p->epoch = net->epoch;
+	p->rx = g_malloc(PORT_RX_BYTES);
+	p->connection.fd = -1;
+	source_open(net, &p->listener, fd, EPOLLIN, listener_ready);
+	p->next = net->networks[p->network].ports;
+	net->networks[p->network].ports = p;
+	return p;
+}
+
+static void port_free(struct net *net, struct port *port)
+{
+	switch_flush(net);
+	disconnect(net, port, NULL);
+	source_close(net, &port->listener);
+	(void)unlink(port->path);
+	mac_forget_port(&net->macs, port);
+	struct port **at = &net->networks[port->network].ports;
+	while (*at != port)
+		at = &(*at)->next;
+	*at = port->next;
+	ring_free(&net->pool, &port->queue);
+	ring_free(&net->pool, &port->held);
+	ring_free(&net->pool, &port->record);
+	g_free(port->path);
+	g_free(port->rx);
+	loop_bury(net, port);
+}
+
+static bool nics_fit(struct net *net, const struct request *q)
+{
+	for (unsigned i = 0; i < q->nic_count; i++) {
+		const struct net_nic_spec *s = &q->nics[i];
+		if (s->network >= VCFT_NETWORK_MAX || !net->networks[s->network].known) {
+			g_set_error(q->error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "vm %u, nic %u: there is no network %u", q->vm.n, i, s->network);
+			return false;
+		}
+		const struct mac_entry *e = mac_find(&net->macs, s->network, s->mac);
+		if (e && e->pinned && e->vm.n != q->vm.n) {
+			g_set_error(q->error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "vm %u, nic %u: vm %u has this MAC already", q->vm.n, i, e->vm.n);
+			return false;
+		}
+	}
+	return true;
+}
+
+void port_add_vm(struct net *net, struct request *q)
+{
+	if (!nics_fit(net, q)) {
+		q->ok = FALSE;
+		return;
+	}
+	port_remove_vm(net, q->vm);
+	struct vm *vm = &net->vms[q->vm.n];
+	*vm = (struct vm){ .known = true, .host = net->self };
+	for (unsigned i = 0; i < q->nic_count; i++) {
+		struct port *p = port_new(net, q->vm, i, &q->nics[i], q->paths[i], q->error);
+		if (!p) {
+			port_remove_vm(net, q->vm);
+			q->ok = FALSE;
+			return;
+		}
+		vm->nics[i] = q->nics[i];
+		vm->ports[vm->nic_count++] = p;
+		mac_pin(&net->macs, p->network, p->mac, (struct mac_entry){ .place = MAC_PORT, .port = p, .vm = q->vm });
+	}
+	switch_place(net);
+}
+
+void port_remove_vm(struct net *net, struct vm_id id)
+{
+	struct vm *vm = &net->vms[id.n];
+	if (!vm->known)
+		return;
+	mac_unpin_vm(&net->macs, id);
+	for (unsigned i = 0; vm->host.n == net->self.n && i < vm->nic_count; i++)
+		port_free(net, vm->ports[i]);
+	*vm = (struct vm){ 0 };
+	switch_place(net);
+}
+
+void port_remove_vm_request(struct net *net, struct request *q) { port_remove_vm(net, q->vm); }

@@ -1,0 +1,583 @@
+/* tunnel.c - to the other hosts: one TCP connection for each pair, frames and markers in one order.
+ *
+ *   lower id:  DOWN ──timer──► CONNECTING ──connected, HELLO sent──► GREETING ──HELLO──► UP ──trouble──► DOWN
+ *   higher id: DOWN ──a stranger's HELLO names the host────────────────────────────────► UP ──trouble──► DOWN
+ *
+ * Both sides say TUNNEL_HELLO first. Messages are those of the table (base/messages.def), little-endian, behind the 12-byte header:
+ *   TUNNEL_HELLO  u32 host, u64 generation
+ *   FRAME         u64 generation, u64 colour, u32 network, u32 0, the frame
+ *   MARKER        u64 generation, u64 r
+ *
+ * N5 One queue, written in order: a MARKER(r) goes behind the last frame of colour <= r. A host that sends a frame of a colour for which it
+ *    has sent the marker, or its markers out of order, has broken its word: the connection is dropped.
+ * N2 Only frames of ports of this host go in.
+ * G1 Of an older generation: dropped. Of the one that runs: delivered. Of one that is not yet running here: kept, bounded, until net_run.
+ * Everything that comes in is untrusted: header and length by message_header_decode(), and any word of the payload that cannot be right ends
+ * the connection, with a note.
+ * What is queued before a tunnel is first up waits for it. When one breaks within a generation, frames that were under way are lost: P2 no
+ * longer holds for them, in the live run as in the record, so P1 does. tunnel_state(host, false) says so; whoever decides may recover.
+ * Thread: switch. No encryption here. */
+#include "net/net-private.h"
+
+#include "base/must.h"
+#include "base/wire.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HELLO_BYTES (MESSAGE_HEADER_BYTES + 12u)
+#define WRITE_BATCH 64u                            /* frames of one sendmsg */
+#define BACKOFF_LEAST (50 * NSEC_PER_MSEC)
+#define BACKOFF_MOST (1 * NSEC_PER_SEC)
+#define PATIENCE (3 * NSEC_PER_SEC)                /* with a connection that is not yet up */
+#define USER_TIMEOUT_MS 10000                      /* for sent bytes that are not acknowledged */
+#define STRANGERS_MAX 32u
+#define QUEUE_PORTS 4u                             /* a tunnel's queue may be as long as that of so many ports */
+#define AHEAD_BYTES_MAX (32u << 20)
+
+static void tunnel_ready(struct net *net, struct source *source, uint32_t events);
+
+static void timer_at(struct net *net, nsec_t at)
+{
+	if (at < net->next_timer)
+		net->next_timer = at;
+}
+
+static void set_timer(struct net *net, struct tunnel *t, nsec_t at)
+{
+	t->timer = at;
+	timer_at(net, at);
+}
+
+static void mark_dirty(struct net *net, struct tunnel *t)
+{
+	if (t->dirty)
+		return;
+	t->dirty = true;
+	t->next_dirty = net->dirty_tunnels;
+	net->dirty_tunnels = t;
+}
+
+/* ---- connection ---- */
+
+static void tcp_options(int fd)
+{
+	int one = 1, timeout = USER_TIMEOUT_MS;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
+static bool connects(const struct net *net, const struct tunnel *t) { return net->self.n < t->host.n; }
+
+static void tunnel_break(struct net *net, struct tunnel *t, const char *why)
+{
+	if (t->state == TUNNEL_DOWN)
+		return;
+	bool was_up = t->state == TUNNEL_UP;
+	if (was_up)
+		loop_note(net, "tunnel to host %u: %s", t->host.n, why);
+	source_close(net, &t->connection);
+	t->state = TUNNEL_DOWN;
+	t->rx_used = t->written = 0;
+	if (connects(net, t)) {
+		set_timer(net, t, clock_now() + t->backoff);
+		t->backoff = MIN(2 * t->backoff, BACKOFF_MOST);
+	}
+	if (was_up && net->callbacks.tunnel_state)
+		net->callbacks.tunnel_state(t->host, false, net->user);
+}
+
+void tunnel_refuse(struct net *net, struct host_id host, const char *why)
+{
+	if (net->tunnels[host.n])
+		tunnel_break(net, net->tunnels[host.n], why);
+}
+
+static void tunnel_up(struct net *net, struct tunnel *t)
+{
+	t->state = TUNNEL_UP;
+	t->timer = INT64_MAX;
+	t->backoff = BACKOFF_LEAST;
+	if (net->callbacks.tunnel_state)
+		net->callbacks.tunnel_state(t->host, true, net->user);
+	mark_dirty(net, t);
+}
+
+static bool send_hello(struct net *net, int fd)
+{
+	uint8_t b[HELLO_BYTES];
+	message_header_encode(b, MESSAGE_TUNNEL_HELLO, 12);
+	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES, 12);
+	wire_put_u32(&w, net->self.n);
+	wire_put_u64(&w, net->generation.n);
+	return send(fd, b, sizeof b, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof b; /* the first bytes always fit */
+}
+
+static bool decode_hello(struct wire_reader r, struct host_id *ret_host)
+{
+	ret_host->n = wire_u32(&r);
+	wire_u64(&r);
+	return wire_done(&r) && ret_host->n && ret_host->n <= VCFT_HOST_MAX;
+}
+
+static void connect_now(struct net *net, struct tunnel *t)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	t->state = TUNNEL_CONNECTING;
+	if (fd < 0) {
+		tunnel_break(net, t, "no socket");
+		return;
+	}
+	tcp_options(fd);
+	source_open(net, &t->connection, fd, EPOLLOUT, tunnel_ready);
+	set_timer(net, t, clock_now() + PATIENCE);
+	if (connect(fd, (struct sockaddr *)&t->address, sizeof t->address) < 0 && errno != EINPROGRESS)
+		tunnel_break(net, t, "no connection");
+}
+
+static void connected(struct net *net, struct tunnel *t)
+{
+	int e = 0;
+	socklen_t n = sizeof e;
+	if (getsockopt(t->connection.fd, SOL_SOCKET, SO_ERROR, &e, &n) < 0 || e || !send_hello(net, t->connection.fd)) {
+		tunnel_break(net, t, "no connection");
+		return;
+	}
+	t->state = TUNNEL_GREETING;
+	source_arm(net, &t->connection, EPOLLIN);
+}
+
+/* ---- strangers ---- */
+
+static void stranger_free(struct net *net, struct stranger *s)
+{
+	source_close(net, &s->connection);
+	struct stranger **at = &net->strangers;
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	net->stranger_count--;
+	loop_bury(net, s);
+}
+
+/* The stranger is that host: its connection is the tunnel from now on. */
+static void adopt(struct net *net, struct tunnel *t, struct stranger *s)
+{
+	tunnel_break(net, t, "the host has connected again");
+	int fd = dup(s->connection.fd);
+	stranger_free(net, s);
+	if (fd < 0)
+		return;
+	tcp_options(fd);
+	source_open(net, &t->connection, fd, EPOLLIN, tunnel_ready);
+	t->state = TUNNEL_GREETING;
+	if (send_hello(net, fd))
+		tunnel_up(net, t);
+	else
+		tunnel_break(net, t, "no connection");
+}
+
+static bool stranger_read(struct net *net, struct stranger *s)
+{
+	(void)net;
+	ssize_t n = read(s->connection.fd, s->hello + s->used, sizeof s->hello - s->used);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n <= 0)
+		return false;
+	s->used += (size_t)n;
+	if (s->used < sizeof s->hello)
+		return true;
+	struct message_header h;
+	return message_header_decode(s->hello, CHANNEL_TUNNEL, &h) && h.type == MESSAGE_TUNNEL_HELLO &&
+	       decode_hello(wire_reader(s->hello + MESSAGE_HEADER_BYTES, h.length), &s->host) && s->host.n < net->self.n;
+}
+
+static void stranger_ready(struct net *net, struct source *source, uint32_t events)
+{
+	struct stranger *s = container_of(source, struct stranger, connection);
+	if (s->host.n) { /* waits to be known */
+		if (events & (EPOLLHUP | EPOLLERR))
+			stranger_free(net, s);
+		return;
+	}
+	if (!stranger_read(net, s)) {
+		loop_note(net, "tunnel: somebody connected who is none of the hosts");
+		stranger_free(net, s);
+		return;
+	}
+	if (!s->host.n)
+		return;
+	if (net->tunnels[s->host.n])
+		adopt(net, net->tunnels[s->host.n], s);
+	else
+		source_arm(net, &s->connection, 0);
+}
+
+static void tunnel_listener_ready(struct net *net, struct source *source, uint32_t events)
+{
+	(void)events;
+	int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (net->stranger_count >= STRANGERS_MAX) {
+		close(fd);
+		return;
+	}
+	struct stranger *s = g_new0(struct stranger, 1);
+	source_open(net, &s->connection, fd, EPOLLIN, stranger_ready);
+	s->deadline = clock_now() + PATIENCE;
+	timer_at(net, s->deadline);
+	s->next = net->strangers;
+	net->strangers = s;
+	net->stranger_count++;
+}
+
+gboolean tunnel_listen(struct net *net, const char *address, uint16_t *inout_port, GError **error)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(*inout_port) };
+	if (inet_pton(AF_INET, address, &a.sin_addr) != 1) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "%s: not a numeric IPv4 address", address);
+		return FALSE;
+	}
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
+	socklen_t n = sizeof a;
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0 ||
+	    listen(fd, 64) < 0 || getsockname(fd, (struct sockaddr *)&a, &n) < 0) {
+		loop_error(error, "tunnels on %s, port %u", address, *inout_port);
+		if (fd >= 0)
+			close(fd);
+		return FALSE;
+	}
+	*inout_port = ntohs(a.sin_port);
+	source_open(net, &net->tunnel_listener, fd, EPOLLIN, tunnel_listener_ready);
+	return TRUE;
+}
+
+/* ---- in ---- */
+
+/* Keep for a generation that does not run here yet; false: there is no room. */
+static bool keep_ahead(struct net *net, struct frame *frame)
+{
+	if (net->ahead_bytes + frame->size > AHEAD_BYTES_MAX)
+		return false;
+	net->ahead_bytes += frame->size;
+	ring_push(&net->ahead, frame_ref(frame));
+	return true;
+}
+
+/* G1: NULL, or why the connection must go. */
+static const char *take(struct net *net, struct frame *f)
+{
+	int order = generation_cmp(f->generation, net->generation);
+	if (order < 0 || (order == 0 && net->state == NET_FROZEN)) {
+		net->stats.dropped++;
+		return NULL;
+	}
+	if (order > 0 || net->state == NET_PLACING)
+		return keep_ahead(net, f) ? NULL : "too much for a generation to come";
+	if (f->kind == FRAME_MARKER)
+		return record_marker_in(net, f->from, f->colour) ? NULL : "markers out of order";
+	if (epoch_cmp(f->colour, net->marker_seen[f->from.n]) <= 0)
+		return "a frame behind its marker";
+	switch_from_tunnel(net, frame_ref(f));
+	return NULL;
+}
+
+static const char *take_frame(struct net *net, struct tunnel *t, struct wire_reader r)
+{
+	struct generation g = { wire_u64(&r) };
+	struct epoch_id colour = { wire_u64(&r) };
+	uint32_t network = wire_u32(&r), zero = wire_u32(&r);
+	size_t size = r.left;
+	const uint8_t *data = wire_bytes(&r, size);
+	if (!data || size < FRAME_LEAST || size > VCFT_FRAME_MAX || zero)
+		return "not a frame";
+	if (network >= VCFT_NETWORK_MAX || !net->networks[network].known)
+		return "a frame of an unknown network";
+	struct frame *f = frame_new(&net->pool, data, size);
+	f->coloured = true;
+	f->generation = g;
+	f->colour = colour;
+	f->network = network;
+	f->from = t->host;
+	const char *why = take(net, f);
+	frame_unref(&net->pool, f);
+	return why;
+}
+
+static const char *take_marker(struct net *net, struct tunnel *t, struct wire_reader r)
+{
+	struct frame *f = frame_new(&net->pool, NULL, 0);
+	f->kind = FRAME_MARKER;
+	f->generation.n = wire_u64(&r);
+	f->colour.n = wire_u64(&r);
+	f->from = t->host;
+	const char *why = wire_done(&r) ? take(net, f) : "not a marker";
+	frame_unref(&net->pool, f);
+	return why;
+}
+
+static const char *take_message(struct net *net, struct tunnel *t, enum message_type type, struct wire_reader r)
+{
+	struct host_id host;
+	if (t->state == TUNNEL_GREETING) {
+		if (type != MESSAGE_TUNNEL_HELLO || !decode_hello(r, &host) || host.n != t->host.n)
+			return "not the host that was expected";
+		tunnel_up(net, t);
+		return NULL;
+	}
+	return type == MESSAGE_FRAME ? take_frame(net, t, r) : type == MESSAGE_MARKER ? take_marker(net, t, r) : "a second hello";
+}
+
+/* Take the whole messages out of the buffer. */
+static const char *take_messages(struct net *net, struct tunnel *t)
+{
+	size_t at = 0;
+	while (t->rx_used - at >= MESSAGE_HEADER_BYTES) {
+		struct message_header h;
+		if (!message_header_decode(t->rx + at, CHANNEL_TUNNEL, &h))
+			return "not a message";
+		if (t->rx_used - at - MESSAGE_HEADER_BYTES < h.length)
+			break;
+		const char *why = take_message(net, t, h.type, wire_reader(t->rx + at + MESSAGE_HEADER_BYTES, h.length));
+		if (why)
+			return why;
+		at += MESSAGE_HEADER_BYTES + h.length;
+	}
+	t->rx_used -= at;
+	if (at && t->rx_used)
+		memmove(t->rx, t->rx + at, t->rx_used);
+	return NULL;
+}
+
+static void read_some(struct net *net, struct tunnel *t)
+{
+	ssize_t n = read(t->connection.fd, t->rx + t->rx_used, TUNNEL_RX_BYTES - t->rx_used);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		tunnel_break(net, t, n ? g_strerror(errno) : "closed by the other side");
+		return;
+	}
+	t->rx_used += (size_t)n;
+	const char *why = take_messages(net, t);
+	if (why)
+		tunnel_break(net, t, why);
+}
+
+static void tunnel_ready(struct net *net, struct source *source, uint32_t events)
+{
+	struct tunnel *t = container_of(source, struct tunnel, connection);
+	if (t->state == TUNNEL_CONNECTING) {
+		connected(net, t);
+		return;
+	}
+	if (events & EPOLLOUT)
+		tunnel_flush(net, t);
+	if (t->connection.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		read_some(net, t);
+}
+
+void tunnel_run_ahead(struct net *net)
+{
+	for (size_t left = net->ahead.count; left; left--) {
+		struct frame *f = ring_pop(&net->ahead);
+		net->ahead_bytes -= f->size;
+		const char *why = take(net, f); /* one for a still newer generation goes behind the others again */
+		if (why)
+			tunnel_refuse(net, f->from, why);
+		frame_unref(&net->pool, f);
+	}
+}
+
+/* ---- out ---- */
+
+static void encode_head(struct frame *f)
+{
+	message_header_encode(f->head, MESSAGE_FRAME, 24 + f->size);
+	struct wire_writer w = wire_writer(f->head + MESSAGE_HEADER_BYTES, 24);
+	wire_put_u64(&w, f->generation.n);
+	wire_put_u64(&w, f->colour.n);
+	wire_put_u32(&w, f->network);
+	wire_put_u32(&w, 0);
+	f->head_bytes = TUNNEL_HEAD_BYTES;
+}
+
+void tunnel_queue(struct net *net, struct host_id host, struct frame *frame)
+{
+	MUST("N2", frame->coloured && frame->from.n == 0);
+	struct tunnel *t = net->tunnels[host.n];
+	if (!t || t->queue_bytes + frame->size > QUEUE_PORTS * net->limits.port_bytes) {
+		net->stats.dropped++;
+		return;
+	}
+	MUST("N5", epoch_cmp(frame->colour, t->marker_sent) > 0);
+	if (!frame->head_bytes)
+		encode_head(frame);
+	ring_push(&t->queue, frame_ref(frame));
+	t->queue_bytes += frame->size;
+	mark_dirty(net, t);
+}
+
+void tunnel_queue_marker(struct net *net, struct host_id host, struct epoch_id r)
+{
+	struct tunnel *t = net->tunnels[host.n];
+	if (!t)
+		return;
+	struct frame *f = frame_new(&net->pool, NULL, MESSAGE_HEADER_BYTES + 16);
+	f->kind = FRAME_MARKER;
+	message_header_encode(f->data, MESSAGE_MARKER, 16);
+	struct wire_writer w = wire_writer(f->data + MESSAGE_HEADER_BYTES, 16);
+	wire_put_u64(&w, net->generation.n);
+	wire_put_u64(&w, r.n);
+	t->marker_sent = r;
+	ring_push(&t->queue, f);
+	t->queue_bytes += f->size;
+	mark_dirty(net, t);
+}
+
+static size_t wire_size(const struct frame *f) { return f->head_bytes + f->size; }
+
+/* The pieces of the first frames of the queue, without what is written already. */
+static int gather(const struct tunnel *t, struct iovec iov[static 2 * WRITE_BATCH])
+{
+	int n = 0;
+	size_t skip = t->written;
+	for (size_t i = 0; i < t->queue.count && i < WRITE_BATCH; i++) {
+		struct frame *f = ring_at(&t->queue, i)->frame;
+		if (skip < f->head_bytes)
+			iov[n++] = (struct iovec){ f->head + skip, f->head_bytes - skip };
+		skip -= MIN(skip, f->head_bytes);
+		iov[n++] = (struct iovec){ f->data + skip, f->size - skip };
+		skip = 0;
+	}
+	return n;
+}
+
+static void written(struct net *net, struct tunnel *t, size_t n)
+{
+	t->written += n;
+	while (t->queue.count && t->written >= wire_size(ring_at(&t->queue, 0)->frame)) {
+		struct frame *f = ring_pop(&t->queue);
+		t->written -= wire_size(f);
+		t->queue_bytes -= f->size;
+		frame_unref(&net->pool, f);
+	}
+}
+
+void tunnel_flush(struct net *net, struct tunnel *t)
+{
+	if (t->state != TUNNEL_UP)
+		return;
+	while (t->queue.count) {
+		struct iovec iov[2 * WRITE_BATCH];
+		struct msghdr m = { .msg_iov = iov, .msg_iovlen = (size_t)gather(t, iov) };
+		ssize_t n = sendmsg(t->connection.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) {
+			tunnel_break(net, t, g_strerror(errno));
+			return;
+		}
+		if (n < 0)
+			break;
+		written(net, t, (size_t)n);
+	}
+	source_arm(net, &t->connection, EPOLLIN | (t->queue.count ? EPOLLOUT : 0));
+}
+
+void tunnel_rollback(struct net *net, struct tunnel *t)
+{
+	t->marker_sent = epoch_of(0);
+	size_t begun = t->written ? 1 : 0; /* the other side needs the rest of it to find the next message */
+	ring_cut(&net->pool, &t->queue, begun);
+	t->queue_bytes = begun ? ring_at(&t->queue, 0)->frame->size : 0;
+}
+
+/* ---- which hosts ---- */
+
+void tunnel_add_host(struct net *net, struct request *q)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(q->port) };
+	if (q->host.n == net->self.n || inet_pton(AF_INET, q->text, &a.sin_addr) != 1) {
+		q->ok = q->host.n == net->self.n;
+		return;
+	}
+	struct tunnel *t = net->tunnels[q->host.n];
+	if (t && memcmp(&t->address, &a, sizeof a) == 0)
+		return;
+	tunnel_forget(net, q->host);
+	t = net->tunnels[q->host.n] = g_new0(struct tunnel, 1);
+	t->host = q->host;
+	t->address = a;
+	t->connection.fd = -1;
+	t->timer = INT64_MAX;
+	t->backoff = BACKOFF_LEAST;
+	t->rx = g_malloc(TUNNEL_RX_BYTES);
+	if (connects(net, t)) {
+		connect_now(net, t);
+		return;
+	}
+	for (struct stranger *s = net->strangers; s; s = s->next)
+		if (s->host.n == q->host.n) {
+			adopt(net, t, s);
+			return;
+		}
+}
+
+void tunnel_forget(struct net *net, struct host_id host)
+{
+	struct tunnel *t = net->tunnels[host.n];
+	if (!t)
+		return;
+	switch_flush(net);
+	net->tunnels[host.n] = NULL;
+	source_close(net, &t->connection);
+	ring_free(&net->pool, &t->queue);
+	g_free(t->rx);
+	loop_bury(net, t);
+}
+
+void tunnel_forget_host(struct net *net, struct request *q) { tunnel_forget(net, q->host); }
+
+void tunnel_close_all(struct net *net)
+{
+	for (uint32_t h = 1; h <= VCFT_HOST_MAX; h++)
+		tunnel_forget(net, (struct host_id){ h });
+	while (net->strangers)
+		stranger_free(net, net->strangers);
+}
+
+/* ---- time ---- */
+
+static void tunnel_timer(struct net *net, struct tunnel *t, nsec_t now)
+{
+	if (t->timer > now) {
+		timer_at(net, t->timer);
+		return;
+	}
+	t->timer = INT64_MAX;
+	if (t->state == TUNNEL_DOWN)
+		connect_now(net, t);
+	else if (t->state != TUNNEL_UP)
+		tunnel_break(net, t, "no answer");
+}
+
+void tunnel_timers(struct net *net, nsec_t now)
+{
+	net->next_timer = INT64_MAX;
+	for (uint32_t h = 1; h <= VCFT_HOST_MAX; h++)
+		if (net->tunnels[h])
+			tunnel_timer(net, net->tunnels[h], now);
+	for (struct stranger *s = net->strangers, *next; s; s = next) {
+		next = s->next;
+		if (s->deadline <= now)
+			stranger_free(net, s);
+		else
+			timer_at(net, s->deadline);
+	}
+}

@@ -1,0 +1,207 @@
+/* delta.c - chunks of pages, as they travel: difference to the reference, then zstd.
+ *
+ *   page ^ reference ──► raw buffer (mostly zero) ──zstd level 1──► PAGES          PAGES ──zstd──► chunk: page numbers and bytes
+ *
+ * Payload of PAGES: u32 region, u32 kind, u32 count, u32 compressed bytes, u32 raw bytes, u32 0; count x u64 page numbers; one zstd frame.
+ * Kind XOR: the bytes are to be XORed into the page; so staging and the checksum of it do not depend on the image. A page equal to its
+ * reference is left out. Kind LITERAL: the bytes are the page; for pages that the backup does not have.
+ *
+ *  C1 A payload is accepted only if every number in it is within its bounds, before memory is taken for it: 1..256 pages of an existing
+ *     region, numbers ascending and below the region's size, raw bytes = pages, the frame exactly the rest and exactly that big.
+ *
+ * Contexts and buffers are kept from chunk to chunk. Thread: one for each encoder or decoder. */
+#include "store/store-private.h"
+
+#include <stdlib.h>
+#include <zstd.h>
+
+#define LEVEL 1
+
+static_assert(STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8u + ZSTD_COMPRESSBOUND(STORE_CHUNK_RAW) == 1054744u,
+              "limit of PAGES in base/messages.def");
+
+/* 64 bytes at once: the compiler uses what the machine has. */
+typedef uint64_t lane __attribute__((vector_size(64), aligned(1), may_alias));
+#define LANES (VCFT_PAGE_SIZE / sizeof(lane))
+
+bool delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b)
+{
+	const lane *la = (const lane *)a, *lb = (const lane *)b;
+	lane *lo = (lane *)out, any = { 0 };
+	for (size_t i = 0; i < LANES; i++) {
+		lane x = la[i] ^ lb[i];
+		lo[i] = x;
+		any |= x;
+	}
+	return (any[0] | any[1] | any[2] | any[3] | any[4] | any[5] | any[6] | any[7]) != 0;
+}
+
+bool delta_is_zero(const uint8_t *page)
+{
+	const lane *l = (const lane *)page;
+	for (size_t i = 0; i < LANES; i += 4) {
+		lane x = l[i] | l[i + 1] | l[i + 2] | l[i + 3];
+		if (x[0] | x[1] | x[2] | x[3] | x[4] | x[5] | x[6] | x[7])
+			return false;
+	}
+	return true;
+}
+
+/* ---- encoder ---- */
+struct delta_encoder {
+	ZSTD_CCtx *zstd;
+	uint32_t region, kind, count;
+	uint64_t index[STORE_CHUNK_PAGES];
+	uint8_t *raw;          /* STORE_CHUNK_RAW */
+	uint8_t *message;      /* room for the largest */
+	size_t room;
+};
+
+struct delta_encoder *delta_encoder_new(void)
+{
+	struct delta_encoder *e = g_new0(struct delta_encoder, 1);
+	e->zstd = ZSTD_createCCtx();
+	e->raw = g_malloc(STORE_CHUNK_RAW);
+	e->room = MESSAGE_HEADER_BYTES + STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8 + ZSTD_COMPRESSBOUND(STORE_CHUNK_RAW);
+	e->message = g_malloc(e->room);
+	return e;
+}
+
+void delta_encoder_free(struct delta_encoder *e)
+{
+	ZSTD_freeCCtx(e->zstd);
+	g_free(e->raw);
+	g_free(e->message);
+	g_free(e);
+}
+
+void delta_begin(struct delta_encoder *e, uint32_t region, enum delta_kind kind)
+{
+	e->region = region;
+	e->kind = kind;
+	e->count = 0;
+}
+
+unsigned delta_count(const struct delta_encoder *e) { return e->count; }
+
+void delta_add(struct delta_encoder *e, uint64_t page, const uint8_t *data, const uint8_t *reference, bool keep)
+{
+	MUST("S7", e->count < STORE_CHUNK_PAGES && (!e->count || e->index[e->count - 1] < page));
+	uint8_t *at = e->raw + (size_t)e->count * VCFT_PAGE_SIZE;
+	bool different = true;
+	if (e->kind == DELTA_XOR && reference)
+		different = delta_xor(at, data, reference);
+	else if (e->kind == DELTA_XOR && !keep && delta_is_zero(data))
+		different = false;
+	else
+		memcpy(at, data, VCFT_PAGE_SIZE);
+	if (different || keep)
+		e->index[e->count++] = page;
+}
+
+GBytes *delta_finish(struct delta_encoder *e)
+{
+	if (!e->count)
+		return NULL;
+	uint8_t *payload = e->message + MESSAGE_HEADER_BYTES;
+	size_t head = STORE_PAGES_HEADER + (size_t)e->count * 8, raw = (size_t)e->count * VCFT_PAGE_SIZE;
+	size_t n = ZSTD_compressCCtx(e->zstd, payload + head, e->room - MESSAGE_HEADER_BYTES - head, e->raw, raw, LEVEL);
+	MUST("C1", !ZSTD_isError(n));
+	struct wire_writer w = wire_writer(payload, head);
+	wire_put_u32(&w, e->region);
+	wire_put_u32(&w, e->kind);
+	wire_put_u32(&w, e->count);
+	wire_put_u32(&w, (uint32_t)n);
+	wire_put_u32(&w, (uint32_t)raw);
+	wire_put_u32(&w, 0);
+	for (uint32_t i = 0; i < e->count; i++)
+		wire_put_u64(&w, e->index[i]);
+	message_header_encode(e->message, MESSAGE_PAGES, head + n);
+	e->count = 0;
+	return g_bytes_new(e->message, MESSAGE_HEADER_BYTES + head + n);
+}
+
+/* ---- decoder ---- */
+struct delta_decoder { ZSTD_DCtx *zstd; };
+
+struct delta_decoder *delta_decoder_new(void)
+{
+	struct delta_decoder *d = g_new0(struct delta_decoder, 1);
+	d->zstd = ZSTD_createDCtx();
+	return d;
+}
+
+void delta_decoder_free(struct delta_decoder *d)
+{
+	if (d)
+		ZSTD_freeDCtx(d->zstd);
+	g_free(d);
+}
+
+void delta_chunk_free(struct delta_chunk *chunk)
+{
+	free(chunk->index);
+	free(chunk->data);
+	free(chunk);
+}
+
+bool delta_peek(const uint8_t *payload, size_t n, const struct store_shape *shape, struct delta_header *ret_header)
+{
+	struct wire_reader r = wire_reader(payload, n);
+	struct delta_header h;
+	h.region = wire_u32(&r);
+	h.kind = wire_u32(&r);
+	h.count = wire_u32(&r);
+	h.compressed_bytes = wire_u32(&r);
+	h.raw_bytes = wire_u32(&r);
+	uint32_t reserved = wire_u32(&r);
+	if (r.bad || reserved || h.region >= shape->regions || (h.kind != DELTA_XOR && h.kind != DELTA_LITERAL))
+		return false;
+	if (!h.count || h.count > STORE_CHUNK_PAGES || h.raw_bytes != h.count * VCFT_PAGE_SIZE)
+		return false;
+	if (r.left < (size_t)h.count * 8 || r.left - (size_t)h.count * 8 != h.compressed_bytes)
+		return false;
+	*ret_header = h;
+	return true;
+}
+
+static bool read_index(struct wire_reader *r, struct delta_chunk *c, uint64_t pages)
+{
+	for (uint32_t i = 0; i < c->count; i++) {
+		c->index[i] = wire_u64(r);
+		if (c->index[i] >= pages || (i && c->index[i] <= c->index[i - 1]))
+			return false;
+	}
+	return !r->bad;
+}
+
+static bool read_frame(struct delta_decoder *d, const uint8_t *frame, size_t n, uint8_t *out, size_t raw)
+{
+	return ZSTD_getFrameContentSize(frame, n) == raw && ZSTD_findFrameCompressedSize(frame, n) == n &&
+	       ZSTD_decompressDCtx(d->zstd, out, raw, frame, n) == raw;
+}
+
+struct delta_chunk *delta_decode(struct delta_decoder *d, const uint8_t *payload, size_t n, const struct store_shape *shape,
+                                 enum store_status *ret_status)
+{
+	struct delta_header h;
+	*ret_status = STORE_BAD_MESSAGE;
+	if (!delta_peek(payload, n, shape, &h))
+		return NULL;
+	struct delta_chunk *c = calloc(1, sizeof *c);
+	if (c) {
+		*c = (struct delta_chunk){ .region = h.region, .kind = h.kind, .count = h.count };
+		c->index = malloc((size_t)h.count * sizeof *c->index);
+		c->data = malloc(h.raw_bytes);
+	}
+	if (!c || !c->index || !c->data) {
+		*ret_status = STORE_NO_ROOM;
+	} else {
+		struct wire_reader r = wire_reader(payload + STORE_PAGES_HEADER, n - STORE_PAGES_HEADER);
+		if (read_index(&r, c, shape->pages[h.region]) && read_frame(d, r.at, r.left, c->data, h.raw_bytes))
+			return c;
+	}
+	if (c)
+		delta_chunk_free(c);
+	return NULL;
+}

@@ -1,0 +1,478 @@
+/* image.c - the regions of a VM at its committed checkpoint, in files: an image on a backup, a shadow on the VM's own host.
+ *
+ *   region 0    RAM      mmap MAP_SHARED of a sparse tmpfs file
+ *   region 1+i  disk i   mmap of `overlay` (sparse) and `map`, as in disk/disk.h
+ *
+ *  I1 A page without content takes no memory, and looking at it takes none: `reserved` has a bit for every page whose space has been
+ *     taken from the file system. Reading a hole of a shared tmpfs mapping would fill it, so holes are never read.
+ *  I2 Writing cannot fail, and never raises SIGBUS: only reserved pages are written, and reserving (fallocate) is done while staging, where
+ *     it may be refused. Space that was reserved for a stage that is dropped stays reserved: the same pages come again in the next one.
+ *  I3 A disk page has content if its bit in the map is set. A bit is never cleared. On the VM's own host the disk plugin writes
+ *     overlay and map, in another process; here they are only read, between two commits of the disk.
+ *  I4 Device state, record, epoch and `complete` are in memory only: an agent that dies drops its images (fail-stop).
+ *
+ * Thread: whoever owns the image; no locks here. Left out: copy-on-write file systems, on which reserved space can run out after all. */
+#include "store/store-private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct region {
+	uint64_t pages;
+	uint8_t *base;
+	int fd;
+	uint64_t *reserved;    /* a bit a page, in words; never smaller than what is written */
+	char *path;
+	/* disks */
+	uint8_t *map;
+	int map_fd;
+	bool map_reserved;
+	char *map_path;
+};
+
+struct image {
+	unsigned regions;
+	struct region region[STORE_REGION_MAX];
+	struct epoch_id epoch, complete;
+	GBytes *devices, *record;
+};
+
+static const uint8_t zeros[64 * 1024] __attribute__((aligned(4096)));
+
+static gboolean fail(GError **error, const char *what, const char *path)
+{
+	int e = errno;
+	g_set_error(error, G_IO_ERROR, g_io_error_from_errno(e), "%s %s: %s", what, path, g_strerror(e));
+	return FALSE;
+}
+
+/* ---- bits ---- */
+static size_t words(uint64_t bits) { return (size_t)(bits / 64 + (bits % 64 != 0)); }
+static bool bit(const uint64_t *w, uint64_t i) { return w[i / 64] >> (i % 64) & 1; }
+
+static void bits_set(uint64_t *w, uint64_t first, uint64_t count)
+{
+	for (uint64_t i = first; i < first + count; i++)
+		w[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+/* The first bit >= from that is `value`, or `end`. */
+static uint64_t bits_find(const uint64_t *w, uint64_t from, uint64_t end, bool value)
+{
+	while (from < end) {
+		uint64_t x = (value ? w[from / 64] : ~w[from / 64]) >> (from % 64);
+		if (x)
+			return MIN(from + (uint64_t)__builtin_ctzll(x), end);
+		from = (from / 64 + 1) * 64;
+	}
+	return end;
+}
+
+/* The next run of reserved pages at or after *from; false: none. */
+static bool next_run(const struct region *r, uint64_t *from, uint64_t *ret_end)
+{
+	*from = bits_find(r->reserved, *from, r->pages, true);
+	*ret_end = bits_find(r->reserved, *from, r->pages, false);
+	return *from < r->pages;
+}
+
+/* ---- open and close ---- */
+static int open_sized(const char *path, uint64_t bytes, GError **error)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		fail(error, "open", path);
+	} else if ((uint64_t)st.st_size > bytes) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: has %" G_GINT64_FORMAT " bytes; expected %" PRIu64, path,
+		            (gint64)st.st_size, bytes);
+	} else if ((uint64_t)st.st_size < bytes && ftruncate(fd, (off_t)bytes) < 0) {
+		fail(error, "size", path);
+	} else {
+		return fd;
+	}
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+static uint8_t *map_file(int fd, uint64_t bytes, bool writable, const char *path, GError **error)
+{
+	uint8_t *p = mmap(NULL, MAX(bytes, 1), PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (p == MAP_FAILED) {
+		fail(error, "map", path);
+		return NULL;
+	}
+	madvise(p, MAX(bytes, 1), MADV_DONTDUMP);
+	return p;
+}
+
+/* What a file of a former life has: its data is reserved. */
+static void find_data(struct region *r)
+{
+	off_t end = 0;
+	for (;;) {
+		off_t start = lseek(r->fd, end, SEEK_DATA);
+		if (start < 0)
+			return;
+		end = lseek(r->fd, start, SEEK_HOLE);
+		uint64_t first = (uint64_t)start / VCFT_PAGE_SIZE, last = ((uint64_t)end + VCFT_PAGE_SIZE - 1) / VCFT_PAGE_SIZE;
+		bits_set(r->reserved, first, MIN(last, r->pages) - first);
+	}
+}
+
+static gboolean region_open(struct region *r, bool writable, GError **error)
+{
+	r->reserved = calloc(words(r->pages) + 1, sizeof *r->reserved);
+	if (!r->reserved) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE, "%s: no memory", r->path);
+		return FALSE;
+	}
+	r->fd = open_sized(r->path, r->pages * VCFT_PAGE_SIZE, error);
+	if (r->fd >= 0)
+		r->base = map_file(r->fd, r->pages * VCFT_PAGE_SIZE, writable, r->path, error);
+	return r->base != NULL;
+}
+
+static gboolean disk_region_open(struct region *r, const char *dir, uint64_t blocks, bool writable, GError **error)
+{
+	r->pages = blocks;
+	r->path = g_build_filename(dir, "overlay", NULL);
+	r->map_path = g_build_filename(dir, "map", NULL);
+	if (g_mkdir_with_parents(dir, 0700) < 0)
+		return fail(error, "make", dir);
+	if (!region_open(r, writable, error))
+		return FALSE;
+	r->map_fd = open_sized(r->map_path, (blocks + 7) / 8, error);
+	if (r->map_fd >= 0)
+		r->map = map_file(r->map_fd, (blocks + 7) / 8, writable, r->map_path, error);
+	return r->map != NULL;
+}
+
+struct image *image_open(const struct image_spec *spec, GError **error)
+{
+	if (!spec->ram_pages || spec->ram_pages > UINT64_MAX / 2 / VCFT_PAGE_SIZE || spec->disk_count > VCFT_DISK_MAX) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "image %s: no RAM, or too many disks", spec->ram_path);
+		return NULL;
+	}
+	struct image *image = g_new0(struct image, 1);
+	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
+		image->region[i].fd = image->region[i].map_fd = -1;
+	image->regions = 1 + spec->disk_count;
+	image->region[0].pages = spec->ram_pages;
+	image->region[0].path = g_strdup(spec->ram_path);
+	gboolean ok = region_open(&image->region[0], true, error);
+	for (unsigned i = 0; ok && i < spec->disk_count; i++)
+		ok = disk_region_open(&image->region[1 + i], spec->disk_dir[i], spec->disk_blocks[i], spec->disks_writable, error);
+	if (!ok) {
+		image_free(image);
+		return NULL;
+	}
+	find_data(&image->region[0]);
+	return image;
+}
+
+static void region_close(struct region *r)
+{
+	if (r->base)
+		munmap(r->base, MAX(r->pages * VCFT_PAGE_SIZE, 1));
+	if (r->map)
+		munmap(r->map, MAX((r->pages + 7) / 8, 1));
+	if (r->fd >= 0)
+		close(r->fd);
+	if (r->map_fd >= 0)
+		close(r->map_fd);
+	free(r->reserved);
+	g_free(r->path);
+	g_free(r->map_path);
+}
+
+void image_free(struct image *image)
+{
+	if (!image)
+		return;
+	for (unsigned i = 0; i < image->regions; i++)
+		region_close(&image->region[i]);
+	g_clear_pointer(&image->devices, g_bytes_unref);
+	g_clear_pointer(&image->record, g_bytes_unref);
+	g_free(image);
+}
+
+void image_remove(struct image *image)
+{
+	if (!image)
+		return;
+	for (unsigned i = 0; i < image->regions; i++) {
+		unlink(image->region[i].path);
+		if (image->region[i].map_path)
+			unlink(image->region[i].map_path);
+	}
+	image_free(image);
+}
+
+void image_remove_files(const struct image_spec *spec)
+{
+	unlink(spec->ram_path);
+	for (unsigned i = 0; i < spec->disk_count; i++) {
+		g_autofree char *overlay = g_build_filename(spec->disk_dir[i], "overlay", NULL);
+		g_autofree char *map = g_build_filename(spec->disk_dir[i], "map", NULL);
+		unlink(overlay);
+		unlink(map);
+	}
+}
+
+gboolean image_set_disks_writable(struct image *image, bool writable, GError **error)
+{
+	int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+	for (unsigned i = 1; i < image->regions; i++) {
+		struct region *r = &image->region[i];
+		if (mprotect(r->base, MAX(r->pages * VCFT_PAGE_SIZE, 1), protection) < 0 ||
+		    mprotect(r->map, MAX((r->pages + 7) / 8, 1), protection) < 0)
+			return fail(error, "protect", r->path);
+	}
+	return TRUE;
+}
+
+/* ---- what it is ---- */
+uint8_t *image_ram(struct image *image) { return image->region[0].base; }
+struct epoch_id image_epoch(const struct image *image) { return image->epoch; }
+struct epoch_id image_complete(const struct image *image) { return image->complete; }
+GBytes *image_devices(struct image *image) { return image->devices; }
+GBytes *image_record(struct image *image) { return image->record; }
+
+void image_shape(const struct image *image, struct store_shape *ret_shape)
+{
+	*ret_shape = (struct store_shape){ .regions = image->regions };
+	for (unsigned i = 0; i < image->regions; i++)
+		ret_shape->pages[i] = image->region[i].pages;
+}
+
+uint64_t image_bytes(const struct image *image)
+{
+	uint64_t bytes = 0;
+	struct stat st;
+	for (unsigned i = 0; i < image->regions; i++)
+		if (fstat(image->region[i].fd, &st) == 0)
+			bytes += (uint64_t)st.st_blocks * 512;
+	return bytes;
+}
+
+void image_begin(struct image *image, struct epoch_id base)
+{
+	image->epoch = base;
+	image->complete = epoch_of(0);
+}
+
+void image_advance(struct image *image, struct epoch_id r, bool complete, GBytes *devices, GBytes *record)
+{
+	MUST("S1", epoch_cmp(r, image->epoch) > 0);
+	image->epoch = r;
+	if (complete && !image->complete.n)
+		image->complete = r;
+	if (image->devices)
+		g_bytes_unref(image->devices);
+	if (image->record)
+		g_bytes_unref(image->record);
+	image->devices = devices ? g_bytes_ref(devices) : NULL;
+	image->record = record ? g_bytes_ref(record) : NULL;
+}
+
+/* ---- pages ---- */
+static bool has_content(const struct region *r, uint64_t page)
+{
+	return r->map ? r->map[page / 8] >> (page % 8) & 1 : bit(r->reserved, page);
+}
+
+const uint8_t *image_page(const struct image *image, unsigned region, uint64_t page)
+{
+	const struct region *r = &image->region[region];
+	return has_content(r, page) ? r->base + page * VCFT_PAGE_SIZE : NULL;
+}
+
+uint64_t image_next(const struct image *image, unsigned region, uint64_t from)
+{
+	const struct region *r = &image->region[region];
+	if (!r->map)
+		return bits_find(r->reserved, from, r->pages, true);
+	while (from < r->pages) {
+		uint64_t eight;
+		if (from % 64 == 0 && from + 64 <= r->pages && (memcpy(&eight, r->map + from / 8, 8), eight == 0))
+			from += 64;
+		else if (has_content(r, from))
+			return from;
+		else
+			from++;
+	}
+	return r->pages;
+}
+
+static gboolean allocate(int fd, uint64_t offset, uint64_t bytes, const char *path, GError **error)
+{
+	int e;
+	do
+		e = fallocate(fd, 0, (off_t)offset, (off_t)bytes) < 0 ? errno : 0;
+	while (e == EINTR);
+	errno = e;
+	return e == 0 || fail(error, "no space for", path);
+}
+
+gboolean image_reserve(struct image *image, unsigned region, const uint64_t *index, size_t count, GError **error)
+{
+	struct region *r = &image->region[region];
+	if (r->map && !r->map_reserved) {
+		if (r->pages && !allocate(r->map_fd, 0, (r->pages + 7) / 8, r->map_path, error))
+			return FALSE;
+		r->map_reserved = true;
+	}
+	for (size_t i = 0, n; i < count; i += n) {
+		n = 1;
+		if (bit(r->reserved, index[i]))
+			continue;
+		while (i + n < count && index[i + n] == index[i] + n && !bit(r->reserved, index[i + n]))
+			n++;
+		if (!allocate(r->fd, index[i] * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE, r->path, error))
+			return FALSE;
+		bits_set(r->reserved, index[i], n);
+	}
+	return TRUE;
+}
+
+void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
+{
+	struct region *r = &image->region[region];
+	memcpy(r->base + page * VCFT_PAGE_SIZE, data, VCFT_PAGE_SIZE);
+	if (r->map)
+		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
+}
+
+void image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
+{
+	uint8_t *at = image->region[region].base + page * VCFT_PAGE_SIZE;
+	if (has_content(&image->region[region], page))
+		delta_xor(at, at, data);
+	else
+		image_put(image, region, page, data);
+}
+
+void image_hash_ram(const struct image *image, uint64_t ret_hash[2])
+{
+	const struct region *r = &image->region[0];
+	XXH3_state_t *state = XXH3_createState();
+	XXH3_128bits_reset(state);
+	for (uint64_t at = 0, run, end; at < r->pages; at = end) {
+		run = at;
+		if (!next_run(r, &run, &end))
+			end = r->pages;
+		for (uint64_t left = (run - at) * VCFT_PAGE_SIZE, n; left; left -= n)
+			XXH3_128bits_update(state, zeros, n = MIN(left, sizeof zeros));
+		XXH3_128bits_update(state, r->base + run * VCFT_PAGE_SIZE, (end - run) * VCFT_PAGE_SIZE);
+	}
+	XXH128_hash_t h = XXH3_128bits_digest(state);
+	ret_hash[0] = h.low64;
+	ret_hash[1] = h.high64;
+	XXH3_freeState(state);
+}
+
+/* ---- copy and restore ---- */
+static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t offset, const char *path, GError **error)
+{
+	while (bytes) {
+		ssize_t n = pwrite(fd, data, MIN(bytes, 64u << 20), (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return fail(error, "write", path);
+		data += n, offset += (uint64_t)n, bytes -= (uint64_t)n;
+	}
+	return TRUE;
+}
+
+gboolean image_copy_ram(struct image *image, const char *path_new, GError **error)
+{
+	const struct region *r = &image->region[0];
+	unlink(path_new);
+	int fd = open_sized(path_new, r->pages * VCFT_PAGE_SIZE, error);
+	gboolean ok = fd >= 0;
+	for (uint64_t at = 0, end; ok && next_run(r, &at, &end); at = end)
+		ok = write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);
+	if (fd >= 0)
+		close(fd);
+	if (!ok)
+		unlink(path_new);
+	return ok;
+}
+
+/* The file behind a mapping, or -1: then its holes are not known. */
+static int file_behind(const uint8_t *start, uint64_t bytes, uint64_t *ret_offset)
+{
+	g_autofree char *text = NULL;
+	if (!g_file_get_contents("/proc/self/maps", &text, NULL, NULL))
+		return -1;
+	for (char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+		uint64_t from, to, offset;
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64, &from, &to, &offset) != 3 || (uintptr_t)start < from ||
+		    (uintptr_t)start + bytes > to)
+			continue;
+		char path[64];
+		g_snprintf(path, sizeof path, "/proc/self/map_files/%" PRIx64 "-%" PRIx64, from, to);
+		*ret_offset = offset + ((uintptr_t)start - from);
+		return open(path, O_RDONLY | O_CLOEXEC);
+	}
+	return -1;
+}
+
+/* Mark the pages of live RAM that may not be zero. */
+static void mark_live(const uint8_t *live, uint64_t pages, uint64_t *todo)
+{
+	uint64_t offset;
+	int fd = file_behind(live, pages * VCFT_PAGE_SIZE, &offset);
+	if (fd < 0) {
+		bits_set(todo, 0, pages);
+		return;
+	}
+	for (uint64_t at = offset, end = offset + pages * VCFT_PAGE_SIZE; at < end;) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+		if (data < 0 || (uint64_t)data >= end)
+			break;
+		uint64_t first = ((uint64_t)data - offset) / VCFT_PAGE_SIZE;
+		uint64_t last = (MIN((uint64_t)hole, end) - offset + VCFT_PAGE_SIZE - 1) / VCFT_PAGE_SIZE;
+		bits_set(todo, first, last - first);
+		at = (uint64_t)hole;
+	}
+	close(fd);
+}
+
+/* True if the live page was different. */
+static bool restore_page(const struct image *image, uint8_t *live, uint64_t page)
+{
+	const uint8_t *want = image_page(image, 0, page);
+	uint8_t *at = live + page * VCFT_PAGE_SIZE;
+	if (!memcmp(at, want ? want : zeros, VCFT_PAGE_SIZE))
+		return false;
+	memcpy(at, want ? want : zeros, VCFT_PAGE_SIZE);
+	return true;
+}
+
+size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only)
+{
+	const struct region *r = &image->region[0];
+	size_t copied = 0;
+	if (only) {
+		for (size_t i = 0; i < only->count; i++)
+			copied += restore_page(image, live, only->index[i]);
+		return copied;
+	}
+	uint64_t *todo = g_new(uint64_t, words(r->pages) + 1);
+	memcpy(todo, r->reserved, (words(r->pages) + 1) * sizeof *todo);
+	mark_live(live, r->pages, todo);
+	for (uint64_t p = 0; (p = bits_find(todo, p, r->pages, true)) < r->pages; p++)
+		copied += restore_page(image, live, p);
+	g_free(todo);
+	return copied;
+}

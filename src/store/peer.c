@@ -1,0 +1,235 @@
+/* peer.c - a source's connection to one backup: a queue of messages out, acknowledgements in, and its place in the filling.
+ *
+ *   NEW ──connect──► CONNECTING ──► OPEN ──► FAILED (why says why; a new one takes its place at the next source_set_backups)
+ *
+ * Never blocks: the source's thread polls. Messages are shared among peers (GBytes); a message that is half sent is always finished, for the
+ * next one must start where the backup expects it. Thread: the source's. */
+#include "store/store-private.h"
+
+#include "base/fault.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define IOV_MAX_HERE 16
+
+struct peer *peer_new(const struct source_backup *to)
+{
+	struct peer *p = g_new0(struct peer, 1);
+	p->to = *to;
+	p->fd = -1;
+	p->sum = XXH3_createState();
+	g_queue_init(&p->out);
+	return p;
+}
+
+static void disconnect(struct peer *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	p->fd = -1;
+	g_queue_clear_full(&p->out, (GDestroyNotify)g_bytes_unref);
+	p->out_offset = p->out_bytes = p->in_used = 0;
+}
+
+void peer_free(struct peer *p)
+{
+	disconnect(p);
+	XXH3_freeState(p->sum);
+	g_free(p);
+}
+
+void peer_fail(struct peer *p, const char *why)
+{
+	if (p->state == PEER_FAILED)
+		return;
+	disconnect(p);
+	p->state = PEER_FAILED;
+	g_snprintf(p->why, sizeof p->why, "host %" PRIu32 " (%s:%u): %s", p->to.host.n, p->to.address, p->to.port, why);
+}
+
+static void fail_errno(struct peer *p) { peer_fail(p, g_strerror(errno)); }
+
+void peer_connect(struct peer *p)
+{
+	disconnect(p);
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(p->to.port) };
+	int one = 1;
+	if (inet_pton(AF_INET, p->to.address, &to.sin_addr) != 1) {
+		peer_fail(p, "not a numeric IPv4 address");
+		return;
+	}
+	p->state = PEER_CONNECTING;
+	p->progress = clock_now();
+	p->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (p->fd < 0) {
+		fail_errno(p);
+		return;
+	}
+	setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	if (connect(p->fd, (struct sockaddr *)&to, sizeof to) == 0)
+		p->state = PEER_OPEN;
+	else if (errno != EINPROGRESS)
+		fail_errno(p);
+}
+
+/* ---- out ---- */
+static GBytes *flipped(GBytes *message)
+{
+	gsize n;
+	const uint8_t *data = g_bytes_get_data(message, &n);
+	uint8_t *copy = g_memdup2(data, n);
+	copy[n - 1] ^= 1;
+	return g_bytes_new_take(copy, n);
+}
+
+void peer_put(struct peer *p, GBytes *message, bool summed)
+{
+	gsize n;
+	const void *data = g_bytes_get_data(message, &n);
+	if (p->state == PEER_FAILED)
+		return;
+	if (summed)
+		XXH3_128bits_update(p->sum, data, n);
+	if (g_queue_is_empty(&p->out))
+		p->progress = clock_now();
+	g_queue_push_tail(&p->out, n && fault(FAULT_SEND_CHECKSUM) ? flipped(message) : g_bytes_ref(message));
+	p->out_bytes += n;
+}
+
+void peer_put_bytes(struct peer *p, const void *message, size_t n, bool summed)
+{
+	g_autoptr(GBytes) bytes = g_bytes_new(message, n);
+	peer_put(p, bytes, summed);
+}
+
+void peer_forget(struct peer *p)
+{
+	GBytes *head = p->out_offset ? g_queue_pop_head(&p->out) : NULL;
+	g_queue_clear_full(&p->out, (GDestroyNotify)g_bytes_unref);
+	p->out_bytes = 0;
+	if (head) {
+		g_queue_push_head(&p->out, head);
+		p->out_bytes = g_bytes_get_size(head) - p->out_offset;
+	}
+}
+
+static size_t gather(struct peer *p, struct iovec iov[static IOV_MAX_HERE])
+{
+	size_t n = 0;
+	for (GList *l = p->out.head; l && n < IOV_MAX_HERE; l = l->next, n++) {
+		gsize size;
+		uint8_t *data = (uint8_t *)g_bytes_get_data(l->data, &size);
+		size_t skip = n ? 0 : p->out_offset;
+		iov[n] = (struct iovec){ data + skip, size - skip };
+	}
+	return n;
+}
+
+static void was_sent(struct peer *p, size_t n)
+{
+	p->sent += n;
+	p->out_bytes -= n;
+	p->out_offset += n;
+	p->progress = clock_now();
+	for (GBytes *head; (head = g_queue_peek_head(&p->out)) && p->out_offset >= g_bytes_get_size(head);) {
+		p->out_offset -= g_bytes_get_size(head);
+		g_bytes_unref(g_queue_pop_head(&p->out));
+	}
+}
+
+static void flush_out(struct peer *p)
+{
+	while (p->state == PEER_OPEN && !g_queue_is_empty(&p->out)) {
+		struct iovec iov[IOV_MAX_HERE];
+		struct msghdr m = { .msg_iov = iov, .msg_iovlen = gather(p, iov) };
+		bool torn = fault(FAULT_SEND_TORN);
+		if (torn) {
+			m.msg_iovlen = 1;
+			iov[0].iov_len /= 2;
+		}
+		ssize_t n = sendmsg(p->fd, &m, MSG_NOSIGNAL);
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0 && errno != EINTR)
+			fail_errno(p);
+		else if (torn)
+			peer_fail(p, "torn by a fault point");
+		else if (n >= 0)
+			was_sent(p, (size_t)n);
+	}
+}
+
+/* ---- in ---- */
+static void on_ack(struct peer *p)
+{
+	struct message_header header;
+	struct stream_ack ack;
+	p->in_used = 0;
+	if (!message_header_decode(p->in, CHANNEL_REPLICATION, &header) || header.type != MESSAGE_EPOCH_ACK ||
+	    !stream_get_ack(p->in, p->in + MESSAGE_HEADER_BYTES, header.length, &ack))
+		peer_fail(p, "malformed answer");
+	else if (ack.status != STORE_OK)
+		peer_fail(p, store_status_text(ack.status));
+	else if (generation_cmp(ack.generation, p->generation) || epoch_cmp(ack.epoch, p->epoch) > 0)
+		peer_fail(p, "answer for another epoch");
+	else if (epoch_cmp(ack.epoch, p->epoch) == 0 && !p->ended)
+		peer_fail(p, "answer before the end");
+	else if (epoch_cmp(ack.epoch, p->epoch) == 0)
+		p->acked = true;    /* else: of an epoch that was given up */
+}
+
+static void read_in(struct peer *p)
+{
+	while (p->state == PEER_OPEN) {
+		ssize_t n = recv(p->fd, p->in + p->in_used, sizeof p->in - p->in_used, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			peer_fail(p, n ? g_strerror(errno) : "connection closed");
+			return;
+		}
+		p->in_used += (size_t)n;
+		p->progress = clock_now();
+		if (p->in_used == sizeof p->in)
+			on_ack(p);
+	}
+}
+
+/* ---- poll ---- */
+bool peer_busy(const struct peer *p)
+{
+	return p->state == PEER_CONNECTING || (p->state == PEER_OPEN && (!g_queue_is_empty(&p->out) || (p->ended && !p->acked)));
+}
+
+short peer_events(const struct peer *p)
+{
+	bool writes = p->state == PEER_CONNECTING || !g_queue_is_empty(&p->out);
+	return (short)(POLLIN | (writes ? POLLOUT : 0));
+}
+
+void peer_event(struct peer *p, short revents)
+{
+	if (p->state == PEER_CONNECTING && revents) {
+		int e = 0;
+		socklen_t n = sizeof e;
+		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &e, &n);
+		if (e) {
+			peer_fail(p, g_strerror(e));
+			return;
+		}
+		p->state = PEER_OPEN;
+		p->progress = clock_now();
+	}
+	/* In first: a refusal says more than the broken pipe that follows it. */
+	if (p->state == PEER_OPEN && revents & ~POLLOUT)
+		read_in(p);
+	if (p->state == PEER_OPEN)
+		flush_out(p);
+}

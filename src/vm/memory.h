@@ -1,0 +1,32 @@
+/* memory.h - a guest's RAM: a sparse file on tmpfs, mapped by QEMU and by us.
+ *
+ * R1 A hole of the file is a page of zeros and takes no memory: nothing here reads holes through the mapping, for that would fill them.
+ * R2 An existing file keeps its contents; a file of another size is refused.
+ * One thread at a time. */
+#ifndef VCFT_VM_MEMORY_H
+#define VCFT_VM_MEMORY_H
+
+#include "base/types.h"
+#include "vm/bits.h"
+
+#include <glib.h>
+
+struct memory { int fd; uint64_t bytes; uint8_t *map; };
+
+/* Open or make (0600) the file and map it shared. On error *memory is as memory_close() leaves it. */
+gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GError **error);
+/* Unmap and close; the file stays. */
+void memory_close(struct memory *memory);
+uint64_t memory_pages(const struct memory *memory);
+/* The next row of pages that are not holes, at or after *inout_first: its start goes there, its length is returned; 0: none. */
+uint64_t memory_data(const struct memory *memory, uint64_t *inout_first);
+/* Add all pages that are not holes. */
+void memory_populated(const struct memory *memory, struct page_bits *out);
+/* Upper bound of the pages that are not holes; fast. */
+uint64_t memory_populated_count(const struct memory *memory);
+/* Make our page tables for what is populated, so that copying it takes no faults. */
+void memory_prefault(const struct memory *memory);
+/* XXH3-128 of all bytes: {low, high}. The VM is paused. */
+void memory_hash(const struct memory *memory, uint64_t ret_hash[static 2]);
+
+#endif

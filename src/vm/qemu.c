@@ -1,0 +1,276 @@
+/* qemu.c - the struct vmm of stock QEMU: start, run, pause, kill.
+ *
+ *   start: RAM file ─► trackers' base ─► process (paused) ─► QMP ─► preload's answer ─► [device state loaded] ─► paused, ready
+ *
+ * Q4 The RAM file is not written by us, and QEMU does not change it while it starts with a state to load (V4).
+ * Q5 The tracker counts from before QEMU's first write: the kernel's is set up inside QEMU as RAM is mapped; the comparison takes its copy before
+ *    the process starts. Where the kernel's turns out not to work after the start, everything populated is pending as well.
+ * Q6 QEMU dies with the thread that called start(): call it from one that lives as long as the agent.
+ * NICs and disks connect to their sockets while the process starts: their servers must be there. */
+#include "vm/vm-private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+G_DEFINE_QUARK(vmm-error-quark, vmm_error)
+
+void vm_explain(const struct vm *vm, GError **error)
+{
+	if (!error || !*error)
+		return;
+	if ((*error)->code == VMM_ERROR_GONE || (*error)->code == VMM_ERROR_START) {
+		g_autofree char *log = process_log(&vm->process);
+		g_autofree char *text = *log ? g_strdup_printf("%s: %s", (*error)->message, log) : g_strdup((*error)->message);
+		g_clear_pointer(&(*error)->message, g_free);
+		(*error)->message = g_steal_pointer(&text);
+	}
+	g_prefix_error(error, "vm %s: ", vm->name);
+}
+
+/* ---- commands ---- */
+
+gboolean vm_settle(struct vm *vm, nsec_t deadline, GError **error)
+{
+	while (qmp_open(vm->qmp)) {
+		if (!qmp_receive(vm->qmp, error))
+			return FALSE;
+		if (qmp_replied(vm->qmp)) {
+			qmp_wait(vm->qmp, deadline, NULL, NULL); /* what it said was for a caller who has given up */
+			break;
+		}
+		vm_fifo_discard(vm);
+		nsec_t soon = clock_now() + 10 * NSEC_PER_MSEC;
+		if (clock_now() >= deadline) {
+			g_set_error(error, VMM_ERROR, VMM_ERROR_HUNG, "QEMU hung: an older command has no answer yet");
+			return FALSE;
+		}
+		qmp_poll(vm->qmp, MIN(soon, deadline));
+	}
+	vm_fifo_close(vm);
+	return qmp_receive(vm->qmp, error);
+}
+
+gboolean vm_command(struct vm *vm, const char *command, json_t *arguments, GError **error)
+{
+	nsec_t deadline = clock_now() + VM_COMMAND_TIMEOUT;
+	if (!vm_settle(vm, deadline, error)) {
+		json_decref(arguments);
+		return FALSE;
+	}
+	return qmp_command(vm->qmp, command, arguments, deadline, NULL, error);
+}
+
+/* ---- start ---- */
+
+struct sockets { int qmp[2], tell[2]; };   /* [0] ours, [1] QEMU's */
+
+static void close_pair(int pair[2])
+{
+	for (int i = 0; i < 2; i++) {
+		if (pair[i] >= 0)
+			close(pair[i]);
+		pair[i] = -1;
+	}
+}
+
+static gboolean open_sockets(struct sockets *s, bool preload, GError **error)
+{
+	*s = (struct sockets){ { -1, -1 }, { -1, -1 } };
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s->qmp) == 0 &&
+	    (!preload || pipe2(s->tell, O_CLOEXEC | O_NONBLOCK) == 0))
+		return TRUE;
+	g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no descriptors for QEMU: %s", g_strerror(errno));
+	close_pair(s->qmp);
+	return FALSE;
+}
+
+static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets *s, bool incoming, GError **error)
+{
+	g_autofree char *qemu = vm_qemu_path();
+	if (!qemu) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no QEMU found (qemu-system-x86_64)");
+		return FALSE;
+	}
+	g_autofree char *log = g_build_filename(spec->run_dir, "qemu.log", NULL);
+	g_auto(GStrv) argv = vm_command_line(spec, qemu, s->qmp[1], incoming);
+	g_auto(GStrv) env = vm_environment(spec, s->tell[1]);
+	const int keep[2] = { s->qmp[1], s->tell[1] };
+	if (!process_start(&vm->process, argv, env, keep, s->tell[1] >= 0 ? 2 : 1, log, error))
+		return FALSE;
+	close(s->qmp[1]);
+	vm->qmp = qmp_new(s->qmp[0]);
+	s->qmp[0] = s->qmp[1] = -1;
+	if (s->tell[1] >= 0)
+		close(s->tell[1]);
+	s->tell[1] = -1;
+	if (qmp_greet(vm->qmp, clock_now() + VM_START_TIMEOUT, error))
+		return TRUE;
+	if (error && *error && (*error)->code == VMM_ERROR_GONE)
+		(*error)->code = VMM_ERROR_START;
+	return FALSE;
+}
+
+/* Q5. tell -1: no preload. */
+static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
+{
+	g_autoptr(GError) why = NULL;
+	if (tell >= 0)
+		vm->tracker = track_uffd_new(&vm->memory, vm->process.pid, tell, &why);
+	if (vm->tracker)
+		return TRUE;
+	vm->tracker = track_compare_new(&vm->memory, error);
+	if (tell >= 0)
+		memory_populated(&vm->memory, &vm->pending);
+	return vm->tracker != NULL;
+}
+
+static gboolean ask_accelerator(struct vm *vm, GError **error)
+{
+	json_t *reply = NULL;
+	if (!qmp_command(vm->qmp, "query-kvm", NULL, clock_now() + VM_COMMAND_TIMEOUT, &reply, error))
+		return FALSE;
+	vm->kvm = json_is_true(json_object_get(reply, "enabled"));
+	json_decref(reply);
+	return TRUE;
+}
+
+static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool incoming, GError **error)
+{
+	char detail[160];
+	bool preload = spec->preload && !vm_gives_memory_back(spec) && track_uffd_probe(detail, sizeof detail) &&
+	               track_pagemap_probe(detail, sizeof detail);
+	struct sockets s;
+	if (!preload && !choose_tracker(vm, -1, error))
+		return FALSE;
+	if (!open_sockets(&s, preload, error))
+		return FALSE;
+	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error);
+	close_pair(s.qmp);
+	close_pair(s.tell);
+	return ok;
+}
+
+static gboolean prepare(struct vm *vm, const struct vm_spec *spec, GError **error)
+{
+	if (!memory_open(&vm->memory, spec->ram_path, spec->memory_bytes, error))
+		return FALSE;
+	if (!bits_init(&vm->pending, memory_pages(&vm->memory))) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "no memory");
+		return FALSE;
+	}
+	vm->fifo_path = g_build_filename(spec->run_dir, "state.fifo", NULL);
+	vm->state_path = g_build_filename(spec->run_dir, "state", NULL);
+	unlink(vm->fifo_path);
+	if (mkfifo(vm->fifo_path, 0600) != 0)
+		vm->method = VM_THREE_COMMANDS;
+	return TRUE;
+}
+
+static void qemu_free(struct vm *vm);
+
+static struct vm *qemu_start(const struct vm_spec *spec, const uint8_t *state, size_t state_bytes, GError **error)
+{
+	struct vm *vm = g_new0(struct vm, 1);
+	GError *why = NULL;
+	vm->name = g_strdup(spec->name);
+	vm->memory.fd = vm->fifo = vm->process.pidfd = vm->process.log = -1;
+	vm->verify = spec->verify;
+	gboolean ok = prepare(vm, spec, &why);
+	if (ok && !state)
+		memory_populated(&vm->memory, &vm->pending); /* what is in the file from before is new to whoever captures (V2) */
+	ok = ok && start_process(vm, spec, state != NULL, &why) && (!state || vm_load_state(vm, state, state_bytes, &why));
+	if (ok)
+		return vm;
+	vm_explain(vm, &why);
+	g_propagate_error(error, why);
+	qemu_free(vm);
+	return NULL;
+}
+
+/* ---- the rest of the table ---- */
+
+static gboolean explained(const struct vm *vm, gboolean ok, GError *why, GError **error)
+{
+	if (ok)
+		return TRUE;
+	vm_explain(vm, &why);
+	g_propagate_error(error, why);
+	return FALSE;
+}
+
+static gboolean qemu_run(struct vm *vm, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = vm_command(vm, "cont", NULL, &why);
+	vm->ours_to_run = vm->ours_to_run || ok;
+	return explained(vm, ok, why, error);
+}
+
+static gboolean qemu_pause(struct vm *vm, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = vm_command(vm, "stop", NULL, &why);
+	if (ok)
+		vm->ours_to_run = false;
+	return explained(vm, ok, why, error);
+}
+
+static gboolean qemu_capture(struct vm *vm, struct capture *capture, const struct capture_hooks *hooks, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = vm_capture(vm, capture, hooks, &why);
+	return explained(vm, ok, why, error);
+}
+
+static gboolean qemu_dirty(struct vm *vm, struct page_set *set, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = vm_dirty(vm, set, &why);
+	return explained(vm, ok, why, error);
+}
+
+static gboolean qemu_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = vm_bare_pause(vm, ret_pause, &why);
+	return explained(vm, ok, why, error);
+}
+
+static uint8_t *qemu_ram(struct vm *vm) { return vm->memory.map; }
+static pid_t qemu_pid(const struct vm *vm) { return vm->process.pid; }
+static const char *qemu_tracker(const struct vm *vm) { return vm->tracker->ops->name; }
+static const char *qemu_method(const struct vm *vm) { return vm->method == VM_THREE_COMMANDS ? "three commands" : "fifo"; }
+static const char *qemu_accelerator(const struct vm *vm) { return vm->kvm ? "kvm" : "tcg"; }
+static void qemu_kill(struct vm *vm) { process_kill(&vm->process); }
+
+static void qemu_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	process_end(&vm->process);
+	qmp_free(vm->qmp);
+	vm_fifo_close(vm);
+	if (vm->tracker)
+		vm->tracker->ops->free(vm->tracker);
+	bits_free(&vm->pending);
+	memory_close(&vm->memory);
+	if (vm->fifo_path)
+		unlink(vm->fifo_path);
+	if (vm->state_path)
+		unlink(vm->state_path);
+	g_free(vm->fifo_path);
+	g_free(vm->state_path);
+	g_free(vm->name);
+	g_free(vm);
+}
+
+const struct vmm vmm_qemu = {
+	.name = "qemu", .start = qemu_start, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
+	.bare_pause = qemu_bare_pause, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
+	.accelerator = qemu_accelerator, .kill = qemu_kill, .free = qemu_free,
+};

@@ -1,0 +1,35 @@
+/* track.h - which pages has the guest written? Two answers behind one table: the kernel's (track-uffd.c) and a comparison (track-compare.c).
+ *
+ * T1 scan() adds every page written since the previous scan, or since the tracker was made; it may add more, never less.
+ * T2 A scan that fails, or stops half way, may have forgotten pages: then everything that is populated counts as written (the caller's part).
+ * The caller keeps what scan() added until it is safe in a capture: `struct vm` has one set of pending pages, and only a successful
+ * capture empties it (V3). The VM is paused during scan(). One thread. */
+#ifndef VCFT_VM_TRACK_H
+#define VCFT_VM_TRACK_H
+
+#include "vm/bits.h"
+#include "vm/memory.h"
+
+#include <glib.h>
+#include <sys/types.h>
+
+struct tracker;
+
+struct tracker_ops {
+	const char *name;
+	gboolean (*scan)(struct tracker *tracker, struct page_bits *out, GError **error);
+	void (*free)(struct tracker *tracker);
+};
+
+struct tracker { const struct tracker_ops *ops; };
+
+/* The memory is borrowed. Takes a private copy of all that is populated. */
+struct tracker *track_compare_new(const struct memory *memory, GError **error);
+
+/* tell_fd (borrowed): where the preloaded library in process pid said what it did; must be readable at once if it did anything. */
+struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, GError **error);
+/* What this kernel offers, by trying it on a page of our own. False: why not, in ret_detail. */
+bool track_uffd_probe(char *ret_detail, size_t detail_bytes);
+bool track_pagemap_probe(char *ret_detail, size_t detail_bytes);
+
+#endif

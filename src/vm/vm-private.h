@@ -1,0 +1,70 @@
+/* vm-private.h - one QEMU machine, as the files of this folder see it. */
+#ifndef VCFT_VM_PRIVATE_H
+#define VCFT_VM_PRIVATE_H
+
+#include "vm/bits.h"
+#include "vm/memory.h"
+#include "vm/process.h"
+#include "vm/qmp.h"
+#include "vm/track.h"
+#include "vm/vmm.h"
+
+#define VM_START_TIMEOUT (30 * NSEC_PER_SEC)     /* process start, load of a state */
+#define VM_COMMAND_TIMEOUT (10 * NSEC_PER_SEC)   /* anything else; then QEMU is hung */
+
+enum vm_method { VM_UNTRIED, VM_FIFO, VM_THREE_COMMANDS };
+
+struct vm {
+	char *name;
+	struct process process;
+	struct qmp *qmp;
+	struct memory memory;
+	struct tracker *tracker;
+	struct page_bits pending;      /* written since the last successful capture, as far as scans have told (V2, V3) */
+	enum vm_method method;
+	char *fifo_path, *state_path;  /* where QEMU writes its device state: either way of capture.c */
+	int fifo;                      /* our end of the FIFO while a command that writes to it is open; else -1 */
+	bool verify;
+	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
+	bool kvm;
+	bool mapped;                   /* our page tables for RAM were made (before the first capture) */
+	size_t last_pages, last_devices;   /* of the last capture, to have the room before the VM is stopped */
+};
+
+/* ---- command.c: the command line ---- */
+
+/* Descriptors that QEMU inherits. */
+struct vm_inherit { int qmp, tell; };                    /* tell -1: no preload */
+/* Absolute path of QEMU: $VIRTCFT_QEMU, or the first found of the usual names; NULL: none. */
+char *vm_qemu_path(void);
+/* NULL-terminated, g_strfreev(). incoming: a device state will be loaded. */
+char **vm_command_line(const struct vm_spec *spec, const char *qemu, int qmp_fd, bool incoming);
+char **vm_environment(const struct vm_spec *spec, int tell_fd);
+/* Devices by which QEMU gives guest memory back, which track-uffd.c does not see. */
+bool vm_gives_memory_back(const struct vm_spec *spec);
+
+/* ---- qemu.c ---- */
+
+/* To be called before each new command: end what a timeout has left open. */
+gboolean vm_settle(struct vm *vm, nsec_t deadline, GError **error);
+/* A command that must not be cut short by an older one. */
+gboolean vm_command(struct vm *vm, const char *command, json_t *arguments, GError **error);
+/* Prefix with the VM's name; if QEMU has ended, add what it said. */
+void vm_explain(const struct vm *vm, GError **error);
+
+/* ---- capture.c ---- */
+gboolean vm_capture(struct vm *vm, struct capture *capture, const struct capture_hooks *hooks, GError **error);
+gboolean vm_dirty(struct vm *vm, struct page_set *set, GError **error);
+gboolean vm_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error);
+/* A whole device state: QEMU's magic and version at the start, a section's footer and the end mark at the end. */
+bool vm_state_is_whole(const uint8_t *state, size_t bytes);
+/* Throw away what is in the FIFO. */
+void vm_fifo_discard(struct vm *vm);
+void vm_fifo_close(struct vm *vm);
+
+/* ---- restore.c ---- */
+
+/* QEMU was started with `incoming` and is paused; afterwards it is in the state, paused (V4). */
+gboolean vm_load_state(struct vm *vm, const uint8_t *state, size_t bytes, GError **error);
+
+#endif
