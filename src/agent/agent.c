@@ -10,6 +10,7 @@
 
 #include <gio/gio.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define HELD_BYTES (64u << 20)          /* frames that one uplink holds at most */
@@ -108,6 +109,29 @@ void agent_forget(struct agent *a)
 	a->place_failures = 0;
 }
 
+/* ---- what outlives the process (E9) ---- */
+
+static char *memory_path(const struct agent *a) { return g_build_filename(a->config->state_dir, "generation", NULL); }
+
+/* g_file_set_contents() replaces the file as a whole and syncs it. A promise that cannot be kept must not be made: fail-stop. */
+static void remember(struct agent *a, const struct epoch_action *act)
+{
+	g_autoptr(GError) error = NULL;
+	g_autofree char *path = memory_path(a);
+	g_autofree char *text = g_strdup_printf("%" PRIu64 " %" PRIu64 "\n", act->generation.n, act->seen.n);
+	if (!g_file_set_contents(path, text, -1, &error))
+		g_critical("%s", error->message);
+	MUST("E9", error == NULL);
+}
+
+static void recall(struct agent *a)
+{
+	g_autofree char *path = memory_path(a), *text = NULL;
+	struct generation lived = { 0 }, seen = { 0 };
+	if (g_file_get_contents(path, &text, NULL, NULL) && sscanf(text, "%" SCNu64 " %" SCNu64, &lived.n, &seen.n) == 2)
+		epoch_remember(a->core, lived, seen);
+}
+
 /* ---- actions ---- */
 
 static void carry_out(struct agent *a, const struct epoch_action *act)
@@ -129,6 +153,7 @@ static void carry_out(struct agent *a, const struct epoch_action *act)
 		events_say(a->events, "cluster-ended", NULL);
 		break;
 	case EPOCH_ACT_LOST: recovery_lost(a, act); break;
+	case EPOCH_ACT_REMEMBER: remember(a, act); break;
 	}
 }
 
@@ -348,6 +373,13 @@ static void tunnel_state(struct host_id host, bool up, void *user)
 	post_box_send(note.agent->box, on_tunnel, g_memdup2(&note, sizeof note), g_free);
 }
 
+/* The switch's thread; GLib's log may be used from any. */
+static void net_note(const char *text, void *user)
+{
+	(void)user;
+	g_message("network: %s", text);
+}
+
 /* ---- the sink's callbacks (its threads) ---- */
 
 static void verify_failed(struct vm_id vm, struct epoch_id r, void *user)
@@ -428,7 +460,7 @@ static void remove_remains(const struct config_agent *config)
 static gboolean open_network(struct agent *a, GError **error)
 {
 	struct net_limits limits = { HELD_BYTES, PORT_BYTES };
-	struct net_callbacks net_callbacks = { checkpoint_record_complete, tunnel_state };
+	struct net_callbacks net_callbacks = { checkpoint_record_complete, tunnel_state, net_note };
 	struct sink_callbacks sink_callbacks = { verify_failed, image_spec };
 	struct sink_limits sink_limits = { 0 };
 	a->net = net_new(a->self, a->config->address, &a->config->tunnel_port, &limits, &net_callbacks, a, error);
@@ -452,6 +484,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	if (a->group) {
 		a->self = a->backend->self(a->group);
 		a->core = epoch_new(a->self);
+		recall(a);
 	}
 	if (!a->group || !open_network(a, error)) {
 		agent_free(a);

@@ -39,7 +39,7 @@ static void one_less_held(struct agent *a)
 	for (uint32_t i = 0; i < VCFT_VM_MAX && n < VCFT_VM_MAX; i++)
 		if (agent_has(a, i) && a->held[i].live)
 			all[n++] = a->held[i];
-	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .holdings = all, .count = n });
+	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .report = a->report_serial, .holdings = all, .count = n });
 }
 
 void recovery_held(struct vm_id vm, uint64_t serial, const struct message_holding *holding, void *user)
@@ -63,9 +63,9 @@ static void report_self(void *data)
 /* The answer comes when all machines have answered and, so that it is never given within the step, this call's own post. */
 void recovery_report(struct agent *a, const struct epoch_action *act)
 {
-	(void)act;
 	memset(a->held, 0, sizeof a->held);
-	struct report_note note = { a, ++a->report_serial };
+	struct report_note note = { a, act->report };
+	a->report_serial = act->report;
 	a->waiting_held = 1;
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i)) {

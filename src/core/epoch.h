@@ -6,19 +6,23 @@
  *              CONFIGURED / a participant lost / TROUBLE / no quorum
  *   EMPTY ────────────► GATHER ◄──────────────────────────────┐
  *     ▲                   │ leader: STATE from all, quorum     │
- *     │ FORGET            ▼ RECOVER(g+1, c, placement)         │
- *     ├──────────────── PLACING ── READY from all, RESUME ──► RUNNING: BEGIN(r) → STORED → committed → KNOWN → released
- *     └── HELLO of a newer generation, DOWN
+ *     │ FORGET            ▼ RECOVER(g, c, placement)           │
+ *     ├──────────────── PLACING ── READY from all, RESUME ──► RUNNING: BEGIN(r) → STORED → committed → KNOWN → applied, released
+ *     └── RESUME or BEGIN of a generation that this host is no part of, DOWN
  *
  * The rules that it keeps (docs/rules.md has the reasons and the tests):
- *  E1 BEGIN(g, r) is acted on only in RUNNING, in generation g, when r = last begun + 1 and the last begun is committed or aborted.
+ *  E1 BEGIN(g, r) is acted on only in RUNNING, in generation g, when r = last begun + 1 and the last begun is known by all or aborted.
  *  E2 r is committed at a host when it has delivered STORED(g, r) from every host that BEGIN(g, r) gave VMs to, and no ABORT before.
- *  E3 r is released at a host when it has delivered KNOWN(g, r' >= r) from every participant of BEGIN(g, r).
- *  E4 In GATHER and PLACING nothing is committed and nothing is released.
- *  E5 A recovery goes to c = the newest epoch that any STATE says is committed; epoch numbers go on at c + 1.
- *  E6 Messages of another generation are dropped. A host that hears of a newer one forgets all and joins empty.
+ *  E3 r is applied (images move) at a host when it has delivered KNOWN(g, r) from every participant of BEGIN(g, r); it is released when,
+ *     besides, as many hosts as make a quorum have said that they live in generation g.
+ *  E4 In GATHER and PLACING nothing is committed, applied or released.
+ *  E5 A recovery goes to c = the newest epoch that any STATE says is committed. If a VM has no image of it, and a participant never knew it, to the
+ *     one before. Epoch numbers go on at c + 1.
+ *  E6 Messages of another generation are dropped. A host that hears RESUME or BEGIN of one that it is no part of forgets all and joins empty.
  *  E7 No VM is placed on a host whose image or complete stage is not exactly at c; if one VM has none, LOST, nothing starts.
- *  E8 Without quorum nothing is placed, begun or resumed. */
+ *  E8 Without quorum nothing is placed, begun or resumed.
+ *  E9 A generation is resumed only when as many hosts as make a quorum, all its participants among them, have promised not to take part in
+ *     one of the same or a lower number. No recovery starts from a generation if a later one may have released. */
 #ifndef VCFT_CORE_EPOCH_H
 #define VCFT_CORE_EPOCH_H
 
@@ -36,19 +40,20 @@ struct epoch_config {
 	unsigned backups;                         /* B, images wanted beside the VM's own host */
 	nsec_t interval;                          /* between two BEGINs */
 	nsec_t patience;                          /* the leader ABORTs a checkpoint that is not committed after this; 0: never */
-	bool hold_when_degraded;                  /* degraded: hold - commit only while every VM has its B complete backups,
-	                                             once it has had them */
+	bool hold_when_degraded;                  /* degraded: hold - release only while every VM has its B complete backups, once it
+	                                             has had them (commits go on: they fill the backups) */
 	struct host_id preferred[VCFT_VM_MAX];    /* {0}: anywhere */
 };
 
 enum epoch_event_type {
 	EPOCH_EV_TICK,          /* time passed; call at least when epoch_deadline() says */
-	EPOCH_EV_MEMBERSHIP,    /* hosts, quorate */
+	EPOCH_EV_MEMBERSHIP,    /* hosts, quorate, needed. A host that leaves and comes back is seen to leave */
 	EPOCH_EV_MESSAGE,       /* from, message: delivered by the group, my own too */
 	EPOCH_EV_CONFIGURED,    /* config; generation: 0 a new cluster (`up`), else joined a running one */
-	EPOCH_EV_HOLDINGS,      /* holdings, count: the answer to EPOCH_ACT_REPORT */
+	EPOCH_EV_HOLDINGS,      /* holdings, count, report: the answer to the newest EPOCH_ACT_REPORT (answers to older ones: leave out, or give
+	                           its number and they are dropped) */
 	EPOCH_EV_STORED,        /* epoch, stored, count: all local VMs' checkpoints are on their backups */
-	EPOCH_EV_NOT_STORED,    /* epoch, vm, hosts: failed; those backups are not to be used for vm again in this generation */
+	EPOCH_EV_NOT_STORED,    /* epoch, vm, hosts: failed; those backups are not to be used for vm for a while */
 	EPOCH_EV_PLACED,        /* generation: all my VMs are in place */
 	EPOCH_EV_TROUBLE,       /* vm, reason: one of my VMs died, or could not be placed */
 	EPOCH_EV_CHECKPOINT,    /* somebody wants a checkpoint now, not at the end of the interval (leader only; others ignore) */
@@ -65,7 +70,9 @@ struct epoch_event {
 	struct vm_id vm;
 	uint8_t reason;
 	host_mask hosts;
-	bool quorate;
+	bool quorate;                                /* the members that run an agent have the majority of votes */
+	uint32_t needed;                             /* how many hosts make a quorum; 0: not known (then E9 counts participants alone) */
+	uint64_t report;                             /* 0: of the newest */
 	const struct message *message;               /* borrowed for the call, like all below */
 	const struct epoch_config *config;
 	const struct message_holding *holdings;
@@ -80,30 +87,36 @@ enum epoch_action_type {
 	EPOCH_ACT_CAPTURE,      /* epoch, placement: checkpoint all local VMs; answer STORED or NOT_STORED */
 	EPOCH_ACT_COMMIT,       /* epoch: stages and shadows move to it */
 	EPOCH_ACT_RELEASE,      /* epoch: uplinks let go of frames of epochs <= epoch */
-	EPOCH_ACT_DISCARD,      /* epoch: aborted; drop stages, its pages go into the next one */
+	EPOCH_ACT_DISCARD,      /* epoch: aborted; drop stages, its pages go into the next one. Comes with the next BEGIN, not before */
 	EPOCH_ACT_FREEZE,       /* stop all local VMs now, release nothing: the generation is over */
-	EPOCH_ACT_REPORT,       /* tell what this host holds: answer with HOLDINGS */
+	EPOCH_ACT_REPORT,       /* report: tell what this host holds: answer with HOLDINGS; it takes the place of older REPORTs */
 	EPOCH_ACT_PLACE,        /* generation, epoch c, placement: roll back, start lost VMs; answer PLACED or TROUBLE */
 	EPOCH_ACT_RUN,          /* generation, epoch c: re-inject c's frames in flight, run all local VMs, announce MACs */
-	EPOCH_ACT_FORGET,       /* kill local VMs, drop all images: this host is empty */
-	EPOCH_ACT_LOST,         /* vm: no image of it is left; said to the user */
+	EPOCH_ACT_FORGET,       /* kill local VMs, drop all images and the configuration: this host is empty */
+	EPOCH_ACT_LOST,         /* vm: no image of it is left; VCFT_VM_MAX: a newer generation is known of, but none of its images; said to the user */
+	EPOCH_ACT_REMEMBER,     /* generation, seen: keep them where they outlive this process, before any action behind this one (E9) */
 };
 
 struct epoch_action {
 	enum epoch_action_type type;
 	struct generation generation;
+	struct generation seen;                      /* REMEMBER */
 	struct epoch_id epoch;
 	struct vm_id vm;
 	bool joined;
 	host_mask hosts;                             /* participants */
+	uint64_t report;
 	const struct message *message;               /* valid until the next step */
 	const struct message_placement *placement;   /* vm_count entries, valid until the next step */
 };
 
-#define EPOCH_ACTIONS_MAX 8
+#define EPOCH_ACTIONS_MAX 12
 
 struct epoch *epoch_new(struct host_id self);
 void epoch_free(struct epoch *e);
+
+/* What the last EPOCH_ACT_REMEMBER of this host's former process said. To be called, if at all, before the first step. */
+void epoch_remember(struct epoch *e, struct generation generation, struct generation seen);
 
 /* One event at a time; returns how many actions were written to out. */
 size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, struct epoch_action out[static EPOCH_ACTIONS_MAX]);

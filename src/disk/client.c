@@ -2,18 +2,18 @@
  *
  *   disk_start: socketpair ─► fork+exec nbdkit (PDEATHSIG SIGKILL) ─► PING ─► connect() to the NBD socket ─► ready
  *
- *  D18 nbdkit is killed with the thread that called disk_start, so with the agent; the end of the control socket is the second net (D17).
+ *  D18 nbdkit is killed with the agent (spawn.h); the end of the control socket is the second net (D17).
  *  D19 A control socket that was once out of step (no answer in time, a wrong one) is closed and not used again: the disk has failed.
  * nbdkit's messages are in dir/nbdkit.log, rewritten by each start. */
 #include "base/fault.h"
 #include "disk/control.h"
 #include "disk/disk-private.h"
 #include "disk/log.h"
+#include "disk/spawn.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -121,14 +121,6 @@ struct disk_log *disk_log_open(struct disk *disk, struct epoch_id r, GError **er
 
 /* ---- start ---- */
 
-/* In the child, between fork and exec: only calls that are safe there (D18). */
-static void die_with_parent(gpointer parent)
-{
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != GPOINTER_TO_INT(parent))
-		_exit(127);   /* it died before prctl */
-}
-
 static char *parameter(const char *key, const char *value) { return g_strconcat(key, "=", value, NULL); }
 
 static gboolean spawn(struct disk *disk, const struct disk_spec *spec, struct epoch_id next, int child_fd, int log_fd, GError **error)
@@ -137,10 +129,7 @@ static gboolean spawn(struct disk *disk, const struct disk_spec *spec, struct ep
 	g_autofree char *epoch = g_strdup_printf("epoch=%" PRIu64, next.n), *control = g_strdup_printf("control=%d", CONTROL_CHILD_FD);
 	const char *const argv[] = { "nbdkit", "--foreground", "--unix", spec->socket, "--threads", "8", spec->plugin, base, dir, control, epoch,
 		                     NULL };
-	const int target = CONTROL_CHILD_FD;
-	if (!g_spawn_async_with_pipes_and_fds(NULL, argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL,
-	                                      die_with_parent, GINT_TO_POINTER(getpid()), -1, -1, log_fd, &child_fd, &target, 1, &disk->pid,
-	                                      NULL, NULL, NULL, error))
+	if (!disk_spawn(argv, child_fd, CONTROL_CHILD_FD, log_fd, &disk->pid, error))
 		return FALSE;
 	disk->pidfd = (int)syscall(SYS_pidfd_open, disk->pid, 0);
 	return disk->pidfd >= 0 ? TRUE : disk_fail_errno(error, errno, "pidfd of nbdkit");

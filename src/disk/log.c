@@ -14,6 +14,8 @@
 #include "disk/disk-private.h"
 
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -144,6 +146,27 @@ struct epoch_log *epoch_log_create(const char *dir, struct epoch_id epoch, uint6
 		return log;
 	epoch_log_drop(log);
 	return NULL;
+}
+
+gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error)
+{
+	g_autofree char *path = epoch_log_path(dir, epoch, ""), *index_path = epoch_log_path(dir, epoch, ".idx");
+	MUST("D12", log->path && !epoch_log_sealed(log) && epoch_cmp(epoch, log->epoch) > 0);
+	if (rename(log->path, path) < 0)
+		return disk_fail_errno(error, errno, "%s: cannot rename", log->path);
+	if (rename(log->index_path, index_path) < 0) {
+		disk_fail_errno(error, errno, "%s: cannot rename", log->index_path);
+		if (rename(path, log->path) < 0)
+			g_prefix_error(error, "%s is left over: ", path);
+		return FALSE;
+	}
+	g_free(log->path);
+	g_free(log->index_path);
+	log->path = g_steal_pointer(&path);
+	log->index_path = g_steal_pointer(&index_path);
+	log->epoch = epoch;
+	log->header->epoch = GUINT64_TO_LE(epoch.n);
+	return TRUE;
 }
 
 void epoch_log_unlink(struct epoch_log *log)

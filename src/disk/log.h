@@ -50,6 +50,8 @@ struct epoch_log;
 
 /* Make the two files, which must not exist. */
 struct epoch_log *epoch_log_create(const char *dir, struct epoch_id epoch, uint64_t blocks, GError **error);
+/* Give the log, which is not sealed, a later epoch; names that are in the way must have been removed. On error it is as before. */
+gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error);
 /* Remove the names; the log can still be read and written. */
 void epoch_log_unlink(struct epoch_log *log);
 /* Remove the names if that has not been done, and free. NULL is allowed. */

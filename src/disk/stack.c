@@ -251,11 +251,20 @@ static struct epoch_log *take_log(struct disk_stack *stack, struct epoch_id e, G
 	return epoch_log_create(stack->dir, e, stack->blocks, error);
 }
 
+/* D12: epochs from the open one on were given up before they were sealed: their blocks belong to r. */
+static gboolean skip_to(struct disk_stack *stack, struct epoch_id r, GError **error)
+{
+	g_clear_pointer(&stack->spare, epoch_log_drop);   /* it may have the name */
+	return epoch_log_relabel(open_log(stack), stack->dir, r, error);
+}
+
 gboolean disk_stack_seal(struct disk_stack *stack, struct epoch_id r, uint64_t *ret_count, GError **error)
 {
 	struct epoch_id open = disk_stack_epoch(stack);
-	if (epoch_cmp(open, r) != 0)
+	if (epoch_cmp(open, r) > 0)
 		return disk_fail(error, "cannot seal epoch %" PRIu64 ": %" PRIu64 " is open", r.n, open.n);
+	if (epoch_cmp(open, r) < 0 && !skip_to(stack, r, error))
+		return FALSE;
 	struct epoch_log *next = take_log(stack, epoch_next(r), error);
 	if (!next)
 		return FALSE;
@@ -323,6 +332,8 @@ static int merge_piece(const struct epoch_log *from, struct epoch_log *to, uint6
 gboolean disk_stack_merge(struct disk_stack *stack, struct epoch_id r, GError **error)
 {
 	int at = sealed_at(stack, r);
+	if (at < 0 && epoch_cmp(r, disk_stack_epoch(stack)) >= 0)
+		return TRUE;   /* D12 */
 	if (at < 0)
 		return disk_fail(error, "cannot merge epoch %" PRIu64 ": not sealed here (committed %" PRIu64 ", open %" PRIu64 ")", r.n,
 		                 stack->committed.n, disk_stack_epoch(stack).n);
@@ -354,7 +365,8 @@ gboolean disk_stack_rollback(struct disk_stack *stack, struct epoch_id c, GError
 		g_prefix_error(error, "rollback: ");
 		return FALSE;
 	}
-	/* The names go before the new log is made: epoch c+1 is mostly there already, to be thrown away. */
+	/* The names go before the new log is made: epoch c+1 is mostly there already, open, sealed, spare, or merged and not yet removed. */
+	g_ptr_array_set_size(stack->trash, 0);
 	for (guint i = 0; i < stack->logs->len; i++)
 		epoch_log_unlink(log_at(stack, i));
 	g_clear_pointer(&stack->spare, epoch_log_drop);

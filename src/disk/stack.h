@@ -3,7 +3,8 @@
  *   read ──► open log ──► sealed logs, newest first ──► overlay ──► base ──► zeros (the rest of the base's last block)
  *   write ─► open log
  *
- *  D12 Epochs move forward one by one: seal(r) is accepted only for the open epoch and opens r+1.
+ *  D12 Epochs move forward: seal(r) opens r+1. The open log is that of r, or of an earlier epoch that was given up before it was sealed here:
+ *      then its blocks belong to r from now on, and a merge of the one given up has nothing to do.
  *  D13 commit(r) and rollback(r) are accepted only if r is sealed here or was the last committed: nothing is folded by mistake.
  *  D14 What fails leaves the disk readable as before, and can be asked for again.
  *

@@ -81,8 +81,8 @@ bool quorate_now(struct quorate *q, host_mask members)
 {
 	if (!q->flag || !q->cpg.known)
 		q->last = false;                         /* Q1 */
-	else if (same_ring(q))
-		q->last = covers(&q->vote, members);     /* Q2 */
+	else if (same_ring(q) && covers(&q->vote, members))
+		q->last = true;                          /* Q2 */
 	else if (vote_gone(q))
 		q->last = false;                         /* Q3 */
 	return q->last;

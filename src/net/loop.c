@@ -84,11 +84,11 @@ gboolean loop_call(struct net *net, struct request *request)
 {
 	request->wait = true;
 	request->done = false;
-	g_mutex_lock(&net->lock);
+	pthread_mutex_lock(&net->lock);
 	enqueue(net, request);
 	while (!request->done)
-		g_cond_wait(&net->answered, &net->lock);
-	g_mutex_unlock(&net->lock);
+		pthread_cond_wait(&net->answered, &net->lock);
+	pthread_mutex_unlock(&net->lock);
 	return request->ok;
 }
 
@@ -96,20 +96,20 @@ void loop_post(struct net *net, const struct request *request)
 {
 	struct request *copy = g_memdup2(request, sizeof *request);
 	copy->wait = false;
-	g_mutex_lock(&net->lock);
+	pthread_mutex_lock(&net->lock);
 	enqueue(net, copy);
-	g_mutex_unlock(&net->lock);
+	pthread_mutex_unlock(&net->lock);
 }
 
 static struct request *take_request(struct net *net)
 {
-	g_mutex_lock(&net->lock);
+	pthread_mutex_lock(&net->lock);
 	struct request *r = net->first;
 	if (r && !(net->first = r->next))
 		net->last = &net->first;
 	if (!net->first)
 		g_atomic_int_set(&net->pending, 0);
-	g_mutex_unlock(&net->lock);
+	pthread_mutex_unlock(&net->lock);
 	return r;
 }
 
@@ -119,10 +119,10 @@ static void answer(struct net *net, struct request *request)
 		g_free(request);
 		return;
 	}
-	g_mutex_lock(&net->lock);
+	pthread_mutex_lock(&net->lock);
 	request->done = true;
-	g_cond_broadcast(&net->answered);
-	g_mutex_unlock(&net->lock);
+	pthread_cond_broadcast(&net->answered);
+	pthread_mutex_unlock(&net->lock);
 }
 
 static void run_requests(struct net *net)
@@ -181,8 +181,8 @@ static gpointer thread_main(gpointer data)
 
 gboolean loop_init(struct net *net, GError **error)
 {
-	g_mutex_init(&net->lock);
-	g_cond_init(&net->answered);
+	pthread_mutex_init(&net->lock, NULL);
+	pthread_cond_init(&net->answered, NULL);
 	net->last = &net->first;
 	net->next_timer = INT64_MAX;
 	net->graves = g_ptr_array_new_with_free_func(g_free);
@@ -227,6 +227,6 @@ void loop_clear(struct net *net)
 	if (net->epoll >= 0)
 		close(net->epoll);
 	g_clear_pointer(&net->graves, g_ptr_array_unref);
-	g_mutex_clear(&net->lock);
-	g_cond_clear(&net->answered);
+	pthread_mutex_destroy(&net->lock);
+	pthread_cond_destroy(&net->answered);
 }

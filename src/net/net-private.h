@@ -20,6 +20,7 @@
 #include "net/net.h"
 
 #include <netinet/in.h>
+#include <pthread.h>
 
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
 
@@ -282,8 +283,8 @@ struct net {
 	nsec_t next_timer;                      /* INT64_MAX: none */
 	GPtrArray *graves;
 
-	GMutex lock;                            /* guards the three below and request.done; never held while anything else is done */
-	GCond answered;
+	pthread_mutex_t lock;                            /* guards the three below and request.done; never held while anything else is done */
+	pthread_cond_t answered;
 	struct request *first, **last;
 	int pending;                            /* atomic: there are requests */
 };

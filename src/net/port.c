@@ -32,7 +32,6 @@
 #define ONE_BUFFER 32768u       /* a send() of up to this many bytes makes one buffer */
 
 static void port_ready(struct net *net, struct source *source, uint32_t events);
-static void listener_ready(struct net *net, struct source *source, uint32_t events);
 
 /* ---- connection ---- */
 
@@ -66,20 +65,24 @@ static void disconnect(struct net *net, struct port *port, const char *why)
 	source_arm(net, &port->listener, EPOLLIN);
 }
 
-static void listener_ready(struct net *net, struct source *source, uint32_t events)
+static void accept_next(struct net *net, struct port *port)
 {
-	(void)events;
-	struct port *port = container_of(source, struct port, listener);
-	int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int fd = port->connection.fd < 0 ? accept4(port->listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
 	if (fd < 0)
 		return;
 	int size = SOCKET_SEND_BYTES;
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) < 0)
 		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-	source_arm(net, source, 0);
+	source_arm(net, &port->listener, 0);
 	source_open(net, &port->connection, fd, 0, port_ready);
 	port_flush(net, port);
 	port_arm(net, port);
+}
+
+static void listener_ready(struct net *net, struct source *source, uint32_t events)
+{
+	(void)events;
+	accept_next(net, container_of(source, struct port, listener));
 }
 
 /* ---- from the VM ---- */
@@ -133,6 +136,7 @@ static bool read_some(struct net *net, struct port *port)
 
 void port_read_out(struct net *net, struct port *port)
 {
+	accept_next(net, port); /* it may have connected and sent already */
 	while (port->connection.fd >= 0 && read_some(net, port))
 		;
 }

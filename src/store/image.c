@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -345,6 +346,7 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
 {
 	struct region *r = &image->region[region];
+	MUST("I2", bit(r->reserved, page));
 	memcpy(r->base + page * VCFT_PAGE_SIZE, data, VCFT_PAGE_SIZE);
 	if (r->map)
 		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
@@ -465,7 +467,7 @@ size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_s
 	size_t copied = 0;
 	if (only) {
 		for (size_t i = 0; i < only->count; i++)
-			copied += restore_page(image, live, only->index[i]);
+			copied += only->index[i] < r->pages && restore_page(image, live, only->index[i]);
 		return copied;
 	}
 	uint64_t *todo = g_new(uint64_t, words(r->pages) + 1);

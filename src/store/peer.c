@@ -97,7 +97,7 @@ void peer_put(struct peer *p, GBytes *message, bool summed)
 		return;
 	if (summed)
 		XXH3_128bits_update(p->sum, data, n);
-	if (g_queue_is_empty(&p->out))
+	if (!p->out.head)
 		p->progress = clock_now();
 	g_queue_push_tail(&p->out, n && fault(FAULT_SEND_CHECKSUM) ? flipped(message) : g_bytes_ref(message));
 	p->out_bytes += n;
@@ -146,7 +146,7 @@ static void was_sent(struct peer *p, size_t n)
 
 static void flush_out(struct peer *p)
 {
-	while (p->state == PEER_OPEN && !g_queue_is_empty(&p->out)) {
+	while (p->state == PEER_OPEN && p->out.head) {
 		struct iovec iov[IOV_MAX_HERE];
 		struct msghdr m = { .msg_iov = iov, .msg_iovlen = gather(p, iov) };
 		bool torn = fault(FAULT_SEND_TORN);
@@ -182,7 +182,7 @@ static void on_ack(struct peer *p)
 	else if (epoch_cmp(ack.epoch, p->epoch) == 0 && !p->ended)
 		peer_fail(p, "answer before the end");
 	else if (epoch_cmp(ack.epoch, p->epoch) == 0)
-		p->acked = true;    /* else: of an epoch that was given up */
+		p->acked = true;    /* if it was given up meanwhile, nobody looks; else: of an earlier one, given up too */
 }
 
 static void read_in(struct peer *p)
@@ -205,12 +205,12 @@ static void read_in(struct peer *p)
 /* ---- poll ---- */
 bool peer_busy(const struct peer *p)
 {
-	return p->state == PEER_CONNECTING || (p->state == PEER_OPEN && (!g_queue_is_empty(&p->out) || (p->ended && !p->acked)));
+	return p->state == PEER_CONNECTING || (p->state == PEER_OPEN && (p->out.head || (p->active && p->ended && !p->acked)));
 }
 
 short peer_events(const struct peer *p)
 {
-	bool writes = p->state == PEER_CONNECTING || !g_queue_is_empty(&p->out);
+	bool writes = p->state == PEER_CONNECTING || p->out.head != NULL;
 	return (short)(POLLIN | (writes ? POLLOUT : 0));
 }
 

@@ -12,7 +12,7 @@
  *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
  *  T2 What the caller lends is read only in SENDING and during a commit; abort returns after the thread has left it.
  *  T3 stored() is called exactly once for an epoch that is not aborted before, without locks.
- *  T4 The shadow's space is taken before the first byte goes out: a commit cannot fail. No space: stored(not ok, nobody failed).
+ *  T4 The shadow's space is taken before EPOCH_END goes out: a commit cannot fail. No space: stored(not ok, nobody failed).
  *  T5 A backup that makes no progress for timeout_ms, while it owes some, has failed. Waiting for the record is nobody's debt.
  *
  * Threads: the source's own does all work; callers post requests under `lock` and wait for `changed`. */
@@ -385,8 +385,6 @@ static bool encode_pages(struct source *s)
 			ok = encode_window(s, r, w->from, w->to, w->list[r], w->receivers);
 		}
 	}
-	if (!ok && delta_count(s->encoder))
-		delta_begin(s->encoder, 0, DELTA_XOR);
 	s->stats.encode_time = clock_now() - start;
 	return ok;
 }
@@ -408,6 +406,7 @@ static void begin_epoch(struct source *s, struct peer *p)
 	struct stream_epoch m = { s->epoch.generation, s->epoch.epoch, image_epoch(s->shadow) };
 	uint8_t out[STREAM_MESSAGE_MAX];
 	p->pages = p->chunks = 0;
+	p->active = true;
 	p->ended = p->acked = false;
 	p->epoch = s->epoch.epoch;
 	if (p->state == PEER_FAILED)
@@ -469,7 +468,7 @@ static bool wait_acks(struct source *s)
 	}
 }
 
-/* T4 */
+/* T4. Behind the encoding: pages that are reserved look like content to it. */
 static bool reserve_shadow(struct source *s)
 {
 	g_autoptr(GError) error = NULL;
@@ -486,7 +485,8 @@ static bool send_epoch(struct source *s)
 	if (failed_peers(s) || !encode_pages(s))
 		return false;
 	put_message(s, MESSAGE_DEVICES, s->epoch.devices, s->epoch.devices_bytes);
-	if (!wait_record(s))
+	pump(s, false);
+	if (!reserve_shadow(s) || !wait_record(s))
 		return false;
 	gsize n;
 	const void *record = g_bytes_get_data(s->record_sent, &n);
@@ -533,7 +533,7 @@ static void run_epoch(struct source *s)
 	for (unsigned i = 0; i < s->shape.regions; i++)
 		s->stats.raw_bytes += s->epoch.region[i].count * VCFT_PAGE_SIZE;
 	*s->why = 0;
-	bool ok = sizes_fit(s) && reserve_shadow(s) && send_epoch(s);
+	bool ok = sizes_fit(s) && send_epoch(s);
 	s->stats.sent_bytes = bytes_sent(s) - sent;
 	g_mutex_lock(&s->lock);
 	bool silent = s->quit || s->abort_wanted;
@@ -561,7 +561,7 @@ static void leave_epoch(struct source *s)
 	g_clear_pointer(&s->record_sent, g_bytes_unref);
 	for (guint i = 0; i < s->peers->len; i++) {
 		peer_forget(peer_at(s, i));
-		peer_at(s, i)->ended = false;
+		peer_at(s, i)->active = false;
 	}
 }
 

@@ -6,6 +6,8 @@
 #include "base/wire.h"
 #include "store/store.h"
 
+#include <assert.h>
+#include <inttypes.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -162,8 +164,8 @@ struct peer {
 	size_t out_offset, out_bytes;      /* sent of the head; bytes not sent */
 	XXH3_state_t *sum;
 	uint64_t pages; uint32_t chunks;   /* of the epoch in flight */
-	bool ended, acked;
-	struct epoch_id epoch;             /* in flight */
+	bool active, ended, acked;         /* an epoch is in flight; its EPOCH_END was queued; and answered */
+	struct epoch_id epoch;             /* in flight, or the last that was */
 	nsec_t progress;                   /* last time that it moved */
 	uint64_t sent;                     /* bytes, ever */
 	uint8_t in[STREAM_ACK_BYTES]; size_t in_used;

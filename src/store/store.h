@@ -10,9 +10,10 @@
  *  S2 A stage is complete only if every chunk decoded, totals and checksum are right. Only then it is acknowledged.
  *  S3 What is refused (wrong generation, base, checksum, shape) leaves image and stage as they were; the sender is told why.
  *  S4 A backup is *complete* as of r when stage r, or an earlier one, carried the last pages that it lacked. Until then it is being
- *     filled: each epoch carries the epoch's pages and a bounded piece of the rest.
+ *     filled: each epoch carries the epoch's pages of what it has, and a bounded piece of the rest (fill.c).
  *  S5 After commit(r) with verify on, the image's RAM has the hash that the paused VM had at r; else verify_failed.
- *  S6 At most one epoch is uncommitted at a time. */
+ *  S6 At most one epoch is uncommitted at a time.
+ *  S7 The pages of an epoch are strictly ascending by (region, page): none comes twice. */
 #ifndef VCFT_STORE_STORE_H
 #define VCFT_STORE_STORE_H
 
@@ -39,15 +40,15 @@ struct image;
 struct image *image_open(const struct image_spec *spec, GError **error);
 void image_free(struct image *image);          /* unmaps; files stay */
 void image_remove(struct image *image);        /* and removes its files */
-/* RAM region, ram_pages pages. Sparse: pages never written are zero and take no memory. */
+/* RAM region, ram_pages pages, to be read only. Sparse: pages never written are zero and take no memory, unless looked at here. */
 uint8_t *image_ram(struct image *image);
 struct epoch_id image_epoch(const struct image *image);
 /* Device state and record of the committed checkpoint (borrowed refs: g_bytes_ref to keep); NULL at epoch 0. */
 GBytes *image_devices(struct image *image);
 GBytes *image_record(struct image *image);
-/* First epoch at which it has all pages; 0: being filled. A shadow that was made with the VM at power-on is complete from 0: `fresh`. */
+/* First epoch at which it has all pages; 0: being filled, or at epoch 0. A shadow made with the VM at power-on is complete from its first commit. */
 struct epoch_id image_complete(const struct image *image);
-/* Fill ram_path_new (made, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). */
+/* Fill path_new (made anew, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). */
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
 /* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. Returns pages copied. */
 size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only);
@@ -57,7 +58,7 @@ struct source;
 
 struct source_backup { struct host_id host; char address[VCFT_NAME_MAX + 1]; uint16_t port; };
 
-/* One region's pages of an epoch, borrowed until epoch_done: numbers ascending. */
+/* One region's pages of an epoch, numbers ascending. Borrowed until source_commit() or source_abort() returns, or stored(not ok). */
 struct source_pages { size_t count; const uint64_t *index; const uint8_t *const *data; };
 
 struct source_epoch {
@@ -68,11 +69,14 @@ struct source_epoch {
 	uint64_t ram_hash[2];
 };
 
-struct source_stats { uint64_t raw_bytes, sent_bytes, pages; nsec_t encode_time; };
+/* raw_bytes: what was captured (pages and devices). sent_bytes: on the wires, all backups together. pages: sent, each counted once; those equal
+ * to the shadow are not sent. why: not ok, for the log (borrowed for the callback); else NULL. */
+struct source_stats { uint64_t raw_bytes, sent_bytes, pages; nsec_t encode_time; const char *why; };
 
 struct source_callbacks {
 	/* r is acknowledged by all backups set for it (ok), or some failed. complete: backups whose image has all pages as of r; failed: those
-	 * to be given up. From the source's thread: post to the loop. */
+	 * to be given up; not ok and none failed: the shadow's own file system is full. Once for each epoch, unless it is aborted before. From the
+	 * source's thread: post to the loop, call nothing of the source here. */
 	void (*stored)(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, host_mask failed,
 	               const struct source_stats *stats, void *user);
 };
@@ -88,12 +92,13 @@ struct source_options {
 struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user);
 void source_free(struct source *source);
 /* The backups for the coming epochs: connect to new ones (their filling starts), close the others. complete: those of `backups` that already
- * hold this VM's image at the shadow's epoch (known from a recovery): they are not filled again. */
+ * hold this VM's image at the shadow's epoch (known from a recovery): they are not filled again. Returns at once; a backup that has failed and is
+ * named again is a new one. The first epoch of a newer generation makes all connections anew: then the last `complete` counts for all. */
 void source_set_backups(struct source *source, const struct source_backup *backups, unsigned count, host_mask complete);
 /* Start sending r (returns at once; `epoch` is copied, what it points to is borrowed until stored() or source_abort()). With no backups,
- * stored(ok) comes once the record is there. */
+ * stored(ok) comes once the record is there. What disk_commit() of the last committed epoch does must be done before. */
 void source_send(struct source *source, const struct source_epoch *epoch);
-/* The record of r: the last part of the stream. */
+/* The record of r: the last part of the stream (takes a ref). May come before source_send(r). */
 void source_record(struct source *source, struct epoch_id r, GBytes *record);
 /* r is committed: RAM pages, devices and record go to the shadow, whose epoch is r then. Returns when done; borrowed pages are free. */
 void source_commit(struct source *source, struct epoch_id r);
@@ -104,9 +109,10 @@ void source_abort(struct source *source, struct epoch_id r);
 struct sink;
 
 struct sink_callbacks {
-	/* S5 broken: from a sink thread. */
+	/* S5 broken: from a sink thread; call nothing of the sink here (nor below). */
 	void (*verify_failed)(struct vm_id vm, struct epoch_id r, void *user);
-	/* The image's spec for a VM that a source opens (shape must equal the one announced), false: refuse. Fill paths (g_strdup'ed, freed by sink). */
+	/* The image's spec for a VM that a source opens (shape must equal the one announced), false: refuse. Fill paths (g_strdup'ed, freed by
+	 * sink). For an image that is to be filled what is found at these paths is removed. */
 	bool (*spec)(struct vm_id vm, struct image_spec *ret_spec, void *user);
 };
 
@@ -115,7 +121,7 @@ struct sink_limits { size_t stage_bytes; };  /* most memory for one VM's stage; 
 struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct sink_limits *limits,
                       const struct sink_callbacks *callbacks, void *user, GError **error);
 void sink_free(struct sink *sink);
-/* Only streams of this generation are accepted from now on; connections and incomplete stages of older ones are dropped, complete
+/* Only streams of this generation (0 at first) are accepted from now on; connections and incomplete stages of older ones are dropped, complete
  * stages stay until sink_recover. Returns when no thread works on an older one. */
 void sink_generation(struct sink *sink, struct generation g);
 /* r is committed: every complete stage of r is applied. Carried out in order before anything newer; returns at once. */
@@ -123,11 +129,11 @@ void sink_commit(struct sink *sink, struct epoch_id r);
 void sink_discard(struct sink *sink, struct epoch_id r);
 /* What is held (vm, image, staged, complete; live false), waits for pending commits. Nothing new is acknowledged in this generation after it. */
 uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT_VM_MAX]);
-/* Recovery to c: stages of c are applied, all others dropped; images that are then not complete at c are removed. Waits. */
+/* Recovery to c: stages of c are applied, all others dropped; images that are then not complete at c are removed. All connections are closed. Waits. */
 void sink_recover(struct sink *sink, struct epoch_id c);
-/* Hand the image over (this host runs the VM now): ownership to the caller. NULL: none. */
+/* Hand the image over (this host runs the VM now): ownership to the caller; a stage is dropped, its disks are read-only now. NULL: none. */
 struct image *sink_take(struct sink *sink, struct vm_id vm);
-/* Give an image to the sink (this host stops running the VM but holds it). */
+/* Give an image to the sink (this host stops running the VM but holds it; its disk plugin has ended). */
 void sink_give(struct sink *sink, struct vm_id vm, struct image *image);
 /* This host is no longer a backup of vm: remove image and stage. */
 void sink_drop(struct sink *sink, struct vm_id vm);

@@ -41,7 +41,7 @@ static void add(GPtrArray *argv, const char *option, const char *format, ...)
 	va_end(list);
 }
 
-static void add_machine(GPtrArray *argv, const struct vm_spec *spec)
+static void add_machine(GPtrArray *argv, const struct vm_spec *spec, const char *accel)
 {
 	g_autofree char *ram = quoted(spec->ram_path), *name = quoted(spec->name);
 	add(argv, "-no-user-config", NULL);
@@ -49,7 +49,7 @@ static void add_machine(GPtrArray *argv, const struct vm_spec *spec)
 	add(argv, "-display", "none");
 	add(argv, "-S", NULL);
 	add(argv, "-name", "%s", name);
-	add(argv, "-machine", "%s,accel=kvm:tcg,memory-backend=ram0,suppress-vmdesc=on", spec->machine ? spec->machine : "pc");
+	add(argv, "-machine", "%s,accel=%s,memory-backend=ram0,suppress-vmdesc=on", spec->machine ? spec->machine : "pc", accel);
 	add(argv, "-object", "memory-backend-file,id=ram0,mem-path=%s,size=%" G_GUINT64_FORMAT ",share=on", ram, (guint64)spec->memory_bytes);
 	add(argv, "-global", "migration.send-configuration=off");
 	add(argv, "-cpu", "%s", spec->cpu ? spec->cpu : "qemu64");
@@ -94,11 +94,11 @@ static void add_disk(GPtrArray *argv, unsigned i, const struct vm_disk *disk)
 	add(argv, "-device", "virtio-blk-pci,id=disk%u,drive=d%u,werror=stop,rerror=stop,bootindex=%u", i, i, i + 1);
 }
 
-char **vm_command_line(const struct vm_spec *spec, const char *qemu, int qmp_fd, bool incoming)
+char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, int qmp_fd, bool incoming)
 {
 	GPtrArray *argv = g_ptr_array_new();
 	g_ptr_array_add(argv, g_strdup(qemu));
-	add_machine(argv, spec);
+	add_machine(argv, spec, accel);
 	add_boot(argv, spec);
 	add(argv, "-chardev", "socket,id=qmp0,fd=%d", qmp_fd);
 	add(argv, "-mon", "chardev=qmp0,mode=control");

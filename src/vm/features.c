@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
-#include <linux/kvm.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,30 +55,11 @@ static void find_nbdkit(struct vm_feature *f)
 	program(f, "nbdkit", "nbdkit is not installed");
 }
 
-/* Some hosts have the device and cannot make a vCPU. */
-static const char *try_kvm(int kvm)
-{
-	if (kvm < 0 || ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return "/dev/kvm cannot be used";
-	int vm = ioctl(kvm, KVM_CREATE_VM, 0), cpu = vm < 0 ? -1 : ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (cpu >= 0)
-		close(cpu);
-	if (vm >= 0)
-		close(vm);
-	return vm < 0 ? "KVM makes no VM" : cpu < 0 ? "KVM makes no vCPU" : NULL;
-}
-
 static void find_kvm(struct vm_feature *f)
 {
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	const char *failed = try_kvm(kvm);
-	if (failed)
-		say(f, "%s: %s", failed, g_strerror(errno));
-	else
-		say(f, "/dev/kvm runs virtual CPUs");
+	const char *failed = vm_kvm_failed();
+	say(f, "%s", failed ? failed : "/dev/kvm runs virtual CPUs");
 	f->found = !failed;
-	if (kvm >= 0)
-		close(kvm);
 }
 
 static void find_uffd(struct vm_feature *f) { f->found = track_uffd_probe(f->detail, sizeof f->detail); }

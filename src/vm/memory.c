@@ -52,6 +52,8 @@ gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GE
 		close(fd);
 		return FALSE;
 	}
+	madvise(map, bytes, MADV_DONTFORK); /* children have no use for it */
+	madvise(map, bytes, MADV_DONTDUMP); /* nor has a core file */
 	*memory = (struct memory){ .fd = fd, .bytes = bytes, .map = map };
 	return TRUE;
 }

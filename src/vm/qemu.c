@@ -97,7 +97,7 @@ static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets
 		return FALSE;
 	}
 	g_autofree char *log = g_build_filename(spec->run_dir, "qemu.log", NULL);
-	g_auto(GStrv) argv = vm_command_line(spec, qemu, s->qmp[1], incoming);
+	g_auto(GStrv) argv = vm_command_line(spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", s->qmp[1], incoming);
 	g_auto(GStrv) env = vm_environment(spec, s->tell[1]);
 	const int keep[2] = { s->qmp[1], s->tell[1] };
 	if (!process_start(&vm->process, argv, env, keep, s->tell[1] >= 0 ? 2 : 1, log, error))

@@ -48,14 +48,22 @@ static gboolean set_up(struct vm *vm, nsec_t deadline, GError **error)
 	return qmp_command(vm->qmp, "migrate-set-parameters", quiet, deadline, NULL, error);
 }
 
-/* A state that does not fit ends QEMU: that is VMM_ERROR_GONE, with its words. */
+/* A state that does not fit ends QEMU; what it says of it is in its log then. */
+static gboolean refused(struct vm *vm, GError **error)
+{
+	nsec_t end = clock_now() + NSEC_PER_SEC;
+	while (qmp_receive(vm->qmp, NULL) && qmp_poll(vm->qmp, end))
+		;
+	g_autofree char *log = process_log(&vm->process);
+	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "QEMU does not take the device state: %s", log);
+	return FALSE;
+}
+
 static gboolean wait_until_loaded(struct vm *vm, nsec_t deadline, GError **error)
 {
 	while (strcmp(qmp_events(vm->qmp)->migration, "completed")) {
-		if (!strcmp(qmp_events(vm->qmp)->migration, "failed")) {
-			g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "QEMU could not load the device state");
-			return FALSE;
-		}
+		if (!strcmp(qmp_events(vm->qmp)->migration, "failed"))
+			return refused(vm, error);
 		if (!qmp_poll(vm->qmp, deadline)) {
 			g_set_error(error, VMM_ERROR, VMM_ERROR_HUNG, "QEMU hung while it loaded the device state");
 			return FALSE;

@@ -8,6 +8,8 @@
  * L3 No library call that QEMU could notice: no allocation, errno kept, the variables are taken out of the environment.
  * The userfaultfd is kept open until QEMU ends: closing it would end the protection. Everything is protected from the start, holes too, so that
  * "written" means written since the start, and nothing else (2.7 ms per GiB). */
+#undef _FILE_OFFSET_BITS /* else the C library's headers make mmap another name for mmap64; both are defined here */
+
 #include "vm/preload/preload.h"
 #include "vm/preload/uffd.h"
 

@@ -1,0 +1,1040 @@
+/* epoch.c - the protocol of one host; see epoch.h for events, actions and rules E1-E9, docs/protocol.md for the reasons.
+ *
+ * Three numbers say where a host stands:
+ *   lived    the newest generation that it has seen resumed: what its images belong to (HELLO says it)
+ *   seen     the newest RECOVER that it has acted on, or promised to as an empty witness (STATE says it): never act on a lower one
+ *   joined   it holds the cluster's configuration; EMPTY hosts are witnesses: they count for quorums, and hold nothing
+ * lived and seen outlive the process (REMEMBER); seen > lived: a recovery that has not been resumed, as far as this host knows.
+ *
+ * One step:  1 the event, by the table at the end;  then what follows from it, in this order, each by one function with one call site:
+ *   2 commit    STORED from all       → KNOWN is sent
+ *   3 apply     KNOWN from all        → images move; only now, so that no image leaves c behind while a host exists that does not know c
+ *   4 release   a quorum lives here   → uplinks let go; behind 3, so that what the outside sees is applied here
+ *   5 propose   STATE from all        → RECOVER                               } the leader alone
+ *   6 resume    READY from all        → RESUME                                }
+ *   7 give up   out of patience       → ABORT                                 }
+ *   8 begin     the interval is over  → BEGIN; last, so that it sees all above }
+ *
+ * Nothing of a message is believed that its sender could not say: wrong generation, state, sender or participant and it is dropped.
+ * Thread: the caller's. Left out: how members are found (group/), how VMs are captured, placed and run (agent/). */
+#include "core/epoch.h"
+
+#include "base/must.h"
+#include "core/mutant.h"
+#include "core/placement.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define STATES 4u
+#define SENDS_MAX 4u
+#define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
+#define HOST_FOR_ALL(h) for (struct host_id h = { 1 }; h.n <= VCFT_HOST_MAX; h.n++)
+#define SUSPECT_FIRST NSEC_PER_SEC           /* a backup that failed is tried again after this, */
+#define SUSPECT_MOST (64 * NSEC_PER_SEC)     /* then after twice as long, at most this */
+
+/* What this host knows of another one, or of itself, by what it has said. */
+struct member {
+	bool heard, joined;                  /* HELLO */
+	bool stated;                         /* STATE for this membership, and nothing since that changes it */
+	struct generation lived, seen;
+	struct epoch_id committed;           /* STATE */
+	struct epoch_id known;               /* KNOWN of this generation */
+	uint32_t count;
+	struct message_holding holding[VCFT_VM_MAX];
+};
+
+struct epoch {
+	struct host_id self;
+	enum epoch_state state;
+	struct generation lived, seen;
+	host_mask members;
+	bool quorate;
+	uint32_t needed;
+	struct member of[VCFT_HOST_MAX + 1];
+	struct epoch_config config;
+	bool invited;                        /* joined a running cluster; its next BEGIN makes this host a participant */
+	bool newcomer;                       /* and until an epoch is committed it cannot say which one was the last */
+
+	/* the generation */
+	host_mask participants;              /* of the last BEGIN or RECOVER */
+	host_mask electors;                  /* members since RECOVER: their READY counts */
+	host_mask ready;
+	host_mask live_here;                 /* hosts that said that they live in this generation */
+	struct epoch_id begun, committed, applied, known, released;
+	struct message_placement placement[VCFT_VM_MAX];
+	host_mask complete[VCFT_VM_MAX];     /* as of committed */
+
+	/* the epoch that was begun last */
+	bool aborted, answered;
+	host_mask with_vms, stored;
+	host_mask stored_complete[VCFT_VM_MAX];
+	nsec_t begun_at;
+
+	/* the leader's */
+	bool proposed, resume_sent, begin_sent, abort_sent, wanted;
+	host_mask suspect[VCFT_VM_MAX];
+	nsec_t suspect_until[VCFT_VM_MAX], suspect_for[VCFT_VM_MAX];
+
+	host_mask avoid[VCFT_VM_MAX];        /* hosts that could not place the VM, until an epoch commits */
+	uint64_t report;
+	bool reporting, lost, was_protected;
+
+	/* the step */
+	struct epoch_action *out;
+	size_t out_count, send_count;
+	struct message send[SENDS_MAX];
+	struct message_placement shown[VCFT_VM_MAX];   /* what actions point to */
+	struct message_placement viewed[VCFT_VM_MAX];  /* what the view points to */
+};
+
+/* ---- small things ---- */
+
+struct epoch *epoch_new(struct host_id self)
+{
+	struct epoch *e = calloc(1, sizeof *e);
+	MUST("E0", e && self.n >= 1 && self.n <= VCFT_HOST_MAX);
+	e->self = self;
+	return e;
+}
+
+void epoch_free(struct epoch *e) { free(e); }
+
+void epoch_remember(struct epoch *e, struct generation generation, struct generation seen)
+{
+	e->lived = generation;
+	e->seen = generation_cmp(seen, generation) < 0 ? generation : seen;
+}
+
+static bool same_generation(struct generation a, struct generation b) { return generation_cmp(a, b) == 0; }
+static bool later(struct generation a, struct generation b) { return generation_cmp(a, b) > 0; }
+static bool is_joined(const struct epoch *e) { return e->state != EPOCH_EMPTY; }
+static bool subset(host_mask part, host_mask whole) { return (part & ~whole) == 0; }
+static bool makes_quorum(const struct epoch *e, host_mask hosts) { return host_count(hosts) >= e->needed; }
+static bool is_leader(const struct epoch *e) { return host_lowest(e->participants).n == e->self.n; }
+
+static struct epoch_action *act(struct epoch *e, enum epoch_action_type type)
+{
+	MUST("E0", e->out_count < EPOCH_ACTIONS_MAX);
+	struct epoch_action *a = &e->out[e->out_count++];
+	*a = (struct epoch_action){ .type = type, .generation = e->seen, .hosts = e->participants };
+	return a;
+}
+
+static void act_epoch(struct epoch *e, enum epoch_action_type type, struct epoch_id r) { act(e, type)->epoch = r; }
+
+/* The head of the next message; the array is the caller's to fill. */
+static struct message *say(struct epoch *e, enum message_type type)
+{
+	MUST("E0", e->send_count < SENDS_MAX);
+	struct message *m = &e->send[e->send_count++];
+	memset(m, 0, offsetof(struct message, placement));
+	m->type = type;
+	m->generation = e->seen;
+	m->vm.n = VCFT_VM_MAX;
+	act(e, EPOCH_ACT_SEND)->message = m;
+	return m;
+}
+
+static void say_hello(struct epoch *e)
+{
+	struct epoch_action *a = act(e, EPOCH_ACT_HELLO);
+	a->generation = e->lived;
+	a->joined = is_joined(e);
+}
+
+static void remember(struct epoch *e)
+{
+	struct epoch_action *a = act(e, EPOCH_ACT_REMEMBER);
+	a->generation = e->lived;
+	a->seen = e->seen;
+}
+
+static void invite(struct epoch *e) { act(e, EPOCH_ACT_INVITE)->generation = e->lived; }
+
+static void say_state(struct epoch *e, struct epoch_id committed, const struct message_holding *holdings, uint32_t count)
+{
+	struct message *m = say(e, MESSAGE_STATE);
+	m->hosts = e->members;
+	m->epoch = committed;
+	m->vm_count = count < VCFT_VM_MAX ? count : VCFT_VM_MAX;
+	if (count)
+		memcpy(m->holding, holdings, m->vm_count * sizeof m->holding[0]);
+}
+
+static void report(struct epoch *e)
+{
+	e->reporting = true;
+	act(e, EPOCH_ACT_REPORT)->report = ++e->report;
+}
+
+static void forget_statements(struct epoch *e, host_mask hosts)
+{
+	HOST_FOR_ALL(h)
+		if (host_in(hosts, h))
+			e->of[h.n].stated = false;
+	e->proposed = false;
+}
+
+/* The members of which f is true. */
+static host_mask members_that(const struct epoch *e, bool (*f)(const struct member *))
+{
+	host_mask out = 0;
+	HOST_FOR_ALL(h)
+		if (host_in(e->members, h) && f(&e->of[h.n]))
+			out |= host_bit(h);
+	return out;
+}
+
+static bool has_joined(const struct member *m) { return m->heard && m->joined; }
+static bool is_empty(const struct member *m) { return m->heard && !m->joined; }
+static bool lives_nowhere(const struct member *m) { return m->lived.n == 0; }
+static bool has_stated(const struct member *m) { return m->heard && m->stated; }
+
+/* ---- EMPTY and GATHER ---- */
+
+static void become_empty(struct epoch *e)
+{
+	act(e, EPOCH_ACT_FORGET);
+	e->state = EPOCH_EMPTY;
+	e->invited = e->lost = e->reporting = e->was_protected = false;
+	e->participants = 0;
+	e->begun = e->committed = e->applied = e->known = e->released = epoch_of(0);
+	say_hello(e);
+	say_state(e, EPOCH_UNKNOWN, NULL, 0);
+}
+
+/* A start from power-off waits for all members. A host that has lost its configuration meanwhile is asked again, but not if one lives in a
+ * generation already: taking part in a start, it would forget that. */
+static void invite_to_start(struct epoch *e)
+{
+	host_mask joined = members_that(e, has_joined), empty = members_that(e, is_empty);
+	bool mine = e->state == EPOCH_GATHER && e->lived.n == 0 && host_lowest(joined).n == e->self.n;
+	if (mine && empty && (joined | empty) == e->members && members_that(e, lives_nowhere) == e->members)
+		invite(e);
+}
+
+/* E4: from here on STORED and KNOWN of this generation mean nothing to this host. */
+static void gather(struct epoch *e)
+{
+	if (e->state != EPOCH_GATHER && e->state != EPOCH_EMPTY)
+		act(e, EPOCH_ACT_FREEZE);
+	e->state = EPOCH_GATHER;
+	e->proposed = e->wanted = false;
+	say_hello(e);
+	report(e);
+	invite_to_start(e);
+}
+
+static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	bool fresh = in->generation.n == 0;
+	struct generation lived = fresh || later(in->generation, e->lived) ? in->generation : e->lived;
+	if (!fresh && later(e->seen, lived)) {   /* in the middle of a recovery: it will invite again */
+		become_empty(e);
+		return;
+	}
+	e->config = *in->config;
+	memset(e->suspect, 0, sizeof e->suspect);
+	memset(e->suspect_for, 0, sizeof e->suspect_for);
+	memset(e->avoid, 0, sizeof e->avoid);
+	memset(e->placement, 0, sizeof e->placement);
+	memset(e->complete, 0, sizeof e->complete);
+	e->lived = lived;
+	if (!fresh)
+		e->seen = lived;
+	e->invited = e->newcomer = !fresh;
+	remember(e);
+	gather(e);
+}
+
+static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (!e->reporting || (in->report && in->report != e->report))
+		return;
+	e->reporting = false;
+	say_state(e, e->newcomer ? EPOCH_UNKNOWN : e->committed, in->holdings, in->count);
+}
+
+/* ---- membership ---- */
+
+static void lose_members(struct epoch *e, host_mask gone)
+{
+	HOST_FOR_ALL(h)
+		if (host_in(gone, h)) {
+			struct member *m = &e->of[h.n];
+			m->heard = m->joined = m->stated = false;
+			m->lived = m->seen = (struct generation){ 0 };
+			m->count = 0;
+		}
+}
+
+/* A membership that shrinks never makes a release easier: participants stay what they were, and without one of them it is over. */
+static bool generation_is_over(const struct epoch *e)
+{
+	if (MUTANT(shrink_participants))
+		return !e->quorate;
+	return !e->quorate || !subset(e->participants, e->members) || (e->state == EPOCH_PLACING && !makes_quorum(e, e->electors));
+}
+
+static void on_membership(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	host_mask gone = e->members & ~in->hosts, came = in->hosts & ~e->members;
+	e->members = in->hosts;
+	e->quorate = in->quorate;
+	e->needed = in->needed;
+	e->electors &= e->members;
+	if (MUTANT(shrink_participants))
+		e->participants &= e->members;
+	lose_members(e, gone);
+	if (gone || came)
+		forget_statements(e, e->members);
+	if (came && (e->state != EPOCH_GATHER))
+		say_hello(e);
+	if (e->state == EPOCH_EMPTY && (gone || came))
+		say_state(e, EPOCH_UNKNOWN, NULL, 0);
+	else if (e->state == EPOCH_GATHER ? gone || came : is_joined(e) && generation_is_over(e))
+		gather(e);
+}
+
+static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	const struct message *m = in->message;
+	struct member *from = &e->of[in->from.n];
+	bool joined = m->hello.state == HELLO_JOINED;
+	if (!from->heard || from->joined != joined || !same_generation(from->lived, m->generation)) {
+		from->heard = true;
+		from->joined = joined;
+		from->lived = m->generation;
+		forget_statements(e, host_bit(in->from));
+	}
+	if (e->state == EPOCH_RUNNING && same_generation(m->generation, e->seen))
+		e->live_here |= host_bit(in->from);
+	if (e->state == EPOCH_RUNNING && is_leader(e) && !joined)
+		invite(e);
+	invite_to_start(e);
+}
+
+/* ---- a recovery: choosing what to go back to ---- */
+
+static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	const struct message *m = in->message;
+	struct member *from = &e->of[in->from.n];
+	if (m->hosts != e->members)
+		return;
+	/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
+	if ((e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING) && host_in(e->participants, in->from) && in->from.n != e->self.n &&
+	    same_generation(m->generation, e->seen))
+		gather(e);
+	from->stated = true;
+	from->seen = m->generation;
+	from->committed = m->epoch;
+	from->count = m->vm_count;
+	memcpy(from->holding, m->holding, m->vm_count * sizeof m->holding[0]);
+	e->proposed = false;
+	if (e->state == EPOCH_RUNNING && is_leader(e) && from->joined && !host_in(e->participants, in->from))
+		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */
+}
+
+/* Joined hosts whose images belong to generation w: it lives there, or has been rolled back for it. */
+static host_mask lineage(const struct epoch *e, struct generation w)
+{
+	host_mask out = 0;
+	HOST_FOR_ALL(h)
+		if (host_in(e->members, h) && has_joined(&e->of[h.n]) &&
+		    (same_generation(e->of[h.n].lived, w) || same_generation(e->of[h.n].seen, w)))
+			out |= host_bit(h);
+	return out;
+}
+
+/* E9: has `later_one` certainly released nothing? So if one of these hosts took part in it, or in a later one, and does not live in it: a release
+ * needed its KNOWN. */
+static bool never_released(const struct epoch *e, host_mask hosts, struct generation later_one)
+{
+	HOST_FOR_ALL(h)
+		if (host_in(hosts, h) && !later(later_one, e->of[h.n].seen) && later(later_one, e->of[h.n].lived))
+			return true;
+	return false;
+}
+
+static bool may_start_from(const struct epoch *e, struct generation w, host_mask hosts)
+{
+	HOST_FOR_ALL(h)
+		if (host_in(e->members, h) && later(e->of[h.n].lived, w) && !host_in(hosts, h) && !never_released(e, hosts, e->of[h.n].lived))
+			return false;
+	return true;
+}
+
+/* E7 */
+static bool is_usable(const struct message_holding *h, struct epoch_id c)
+{
+	if (MUTANT(use_incomplete_image))
+		return h->image.n == c.n || h->staged.n == c.n;
+	return h->complete.n > 0 && epoch_cmp(h->complete, c) <= 0 && (epoch_cmp(h->image, c) == 0 || epoch_cmp(h->staged, c) == 0);
+}
+
+static bool place_at(const struct epoch *e, host_mask hosts, struct epoch_id c, struct message_placement *out, struct vm_id *ret_lost)
+{
+	host_mask usable[VCFT_VM_MAX] = { 0 };
+	struct host_id live[VCFT_VM_MAX] = { 0 };
+	HOST_FOR_ALL(h)
+		for (uint32_t i = 0; host_in(hosts, h) && i < e->of[h.n].count; i++) {
+			const struct message_holding *held = &e->of[h.n].holding[i];
+			if (held->live && live[held->vm.n].n == 0)
+				live[held->vm.n] = h;
+			if (is_usable(held, c))
+				usable[held->vm.n] |= host_bit(h);
+		}
+	struct placement_input in = { e->config.vm_count, c, hosts, e->config.preferred, usable, live, e->avoid };
+	return placement_recover(&in, out, ret_lost);
+}
+
+static struct epoch_id newest_committed(const struct epoch *e, host_mask hosts)
+{
+	struct epoch_id c = { 0 };
+	HOST_FOR_ALL(h)
+		if (host_in(hosts, h) && e->of[h.n].committed.n != EPOCH_UNKNOWN.n && epoch_cmp(e->of[h.n].committed, c) > 0)
+			c = e->of[h.n].committed;
+	return c;
+}
+
+static bool knows_less(const struct member *m, struct epoch_id c) { return m->committed.n != EPOCH_UNKNOWN.n && epoch_cmp(m->committed, c) < 0; }
+
+/* E5: the newest committed. If that cannot be had, the one before, as told by a host that does not know the newest: it never said KNOWN for it, so nobody
+ * has applied or released it; and it did say KNOWN for the one before, or BEGIN of the newest would not have come. */
+static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id *ret_c, struct message_placement *out, struct vm_id *ret_lost)
+{
+	struct epoch_id newest = newest_committed(e, hosts);
+	if (MUTANT(own_newest))
+		newest = e->of[e->self.n].committed;
+	*ret_c = newest;
+	if (place_at(e, hosts, newest, out, ret_lost))
+		return true;
+	HOST_FOR_ALL(h)
+		if (host_in(hosts, h) && knows_less(&e->of[h.n], newest)) {
+			struct vm_id ignored;
+			*ret_c = e->of[h.n].committed;
+			return place_at(e, hosts, *ret_c, out, &ignored);
+		}
+	return false;
+}
+
+struct choice { host_mask hosts; struct epoch_id c; struct vm_id lost; };
+
+/* Of all generations that members live in, the newest one first: one that it is safe to start from, and of which every VM is there. All members
+ * choose the same; false: none, and lost says why. */
+static bool choose(const struct epoch *e, struct choice *out, struct message_placement *placement)
+{
+	host_mask joined = members_that(e, has_joined), tried = 0;
+	*out = (struct choice){ .lost = { VCFT_VM_MAX } };
+	while (tried != joined) {
+		struct generation w = { 0 };
+		HOST_FOR_ALL(h)
+			if (host_in(joined & ~tried, h) && !later(w, e->of[h.n].lived))
+				w = e->of[h.n].lived;
+		HOST_FOR_ALL(h)
+			if (host_in(joined, h) && same_generation(e->of[h.n].lived, w))
+				tried |= host_bit(h);
+		out->hosts = lineage(e, w);
+		if (!may_start_from(e, w, out->hosts) || (w.n == 0 && joined != e->members))
+			continue;
+		if (choose_epoch(e, out->hosts, &out->c, placement, &out->lost))
+			return true;
+	}
+	return false;
+}
+
+static struct generation newest_seen(const struct epoch *e)
+{
+	struct generation g = { 0 };
+	HOST_FOR_ALL(h)
+		if (host_in(e->members, h)) {
+			g = later(e->of[h.n].seen, g) ? e->of[h.n].seen : g;
+			g = later(e->of[h.n].lived, g) ? e->of[h.n].lived : g;
+		}
+	return g;
+}
+
+/* Step 5. Everybody's HELLO and STATE are here; what the leader says now all can check. */
+static void propose(struct epoch *e)
+{
+	host_mask joined = members_that(e, has_joined);
+	if (e->state != EPOCH_GATHER || e->proposed || !e->quorate || members_that(e, has_stated) != e->members || !joined)
+		return;
+	if (joined != e->members && members_that(e, lives_nowhere) == e->members)
+		return;   /* `up`: others still read the configuration */
+	struct choice choice;
+	bool found = choose(e, &choice, e->shown);
+	if (host_lowest(found ? choice.hosts : joined).n != e->self.n)
+		return;
+	MUST("E8", e->quorate);
+	e->proposed = true;
+	struct message *m = say(e, found ? MESSAGE_RECOVER : MESSAGE_LOST);
+	if (!found)
+		return;
+	m->generation.n = newest_seen(e).n + 1;
+	m->epoch = choice.c;
+	m->hosts = choice.hosts;
+	m->vm_count = e->config.vm_count;
+	memcpy(m->placement, e->shown, m->vm_count * sizeof m->placement[0]);
+}
+
+static void on_lost(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now, (void)in;
+	struct choice choice;
+	if (e->lost || members_that(e, has_stated) != e->members || choose(e, &choice, e->shown))
+		return;
+	e->lost = true;
+	act(e, EPOCH_ACT_LOST)->vm = choice.lost;
+}
+
+/* ---- a recovery: placing and resuming ---- */
+
+static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && subset(m->hosts, members_that(e, has_stated));
+}
+
+/* An empty host promises as well: it makes the quorum that later ones must meet (E9). */
+static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (!is_valid_recover(e, in))
+		return;
+	e->seen = in->message->generation;
+	remember(e);
+	say(e, MESSAGE_READY);
+}
+
+static void show(struct epoch *e)
+{
+	for (uint32_t v = 0; v < e->config.vm_count; v++)
+		e->viewed[v] = (struct message_placement){ e->placement[v].host, e->complete[v] };
+}
+
+static void take_placement(struct epoch *e, const struct message *m)
+{
+	memcpy(e->placement, m->placement, m->vm_count * sizeof m->placement[0]);
+	memcpy(e->shown, m->placement, m->vm_count * sizeof m->placement[0]);
+	e->with_vms = 0;
+	for (uint32_t v = 0; v < m->vm_count; v++)
+		e->with_vms |= host_bit(m->placement[v].host);
+}
+
+static void start_generation(struct epoch *e, const struct message *m)
+{
+	e->seen = m->generation;
+	e->participants = m->hosts;
+	e->electors = e->members;
+	e->ready = e->live_here = 0;
+	e->begun = e->committed = e->applied = m->epoch;
+	e->known = epoch_of(m->epoch.n ? m->epoch.n - 1 : 0);
+	e->aborted = e->answered = e->invited = e->newcomer = e->lost = e->reporting = false;
+	e->resume_sent = e->begin_sent = e->abort_sent = e->proposed = false;
+	take_placement(e, m);
+	for (uint32_t v = 0; v < m->vm_count; v++) {
+		e->complete[v] = m->placement[v].backups;
+		e->suspect[v] = 0;
+	}
+	show(e);
+	HOST_FOR_ALL(h)
+		e->of[h.n].known = epoch_of(0);
+	forget_statements(e, m->hosts);
+}
+
+static void on_recover(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	const struct message *m = in->message;
+	if (!is_valid_recover(e, in) || !host_in(m->hosts, e->self) || m->vm_count != e->config.vm_count)
+		return;
+	MUST("E5", epoch_cmp(e->released, m->epoch) <= 0);
+	start_generation(e, m);
+	e->state = EPOCH_PLACING;
+	remember(e);
+	struct epoch_action *a = act(e, EPOCH_ACT_PLACE);
+	a->epoch = m->epoch;
+	a->placement = e->shown;
+}
+
+static void on_placed(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (same_generation(in->generation, e->seen))
+		say(e, MESSAGE_READY);
+}
+
+static void on_ready(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (same_generation(in->message->generation, e->seen) || MUTANT(old_ready))
+		e->ready |= host_bit(in->from) & e->electors;
+}
+
+/* Step 6 (E9). */
+static void resume(struct epoch *e)
+{
+	if (e->state != EPOCH_PLACING || !is_leader(e) || e->resume_sent || !e->quorate)
+		return;
+	if (!subset(e->participants, e->ready) && !MUTANT(resume_before_ready))
+		return;
+	if (!makes_quorum(e, e->ready))
+		return;
+	e->resume_sent = true;
+	say(e, MESSAGE_RESUME);
+}
+
+static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	if (!same_generation(in->message->generation, e->seen) || in->from.n != host_lowest(e->participants).n)
+		return;
+	e->state = EPOCH_RUNNING;
+	e->lived = e->seen;
+	e->begun_at = now;
+	HOST_FOR_ALL(h)
+		if (host_in(e->participants, h))
+			e->of[h.n].lived = e->lived;
+	remember(e);
+	act_epoch(e, EPOCH_ACT_RUN, e->committed);
+	say(e, MESSAGE_KNOWN)->epoch = e->committed;
+}
+
+/* E6. A host that was a participant and has left before the end is not outdated: its STATE makes the others follow it. */
+static void on_resume_outside(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (!same_generation(in->message->generation, e->seen))
+		become_empty(e);
+}
+
+/* An empty host has seen a generation live: the proof that older ones must not come back (E9). */
+static void witness(struct epoch *e, struct generation g)
+{
+	e->lived = e->seen = g;
+	remember(e);
+	say_hello(e);
+	say_state(e, EPOCH_UNKNOWN, NULL, 0);
+}
+
+static void on_resume_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	struct generation g = in->message->generation;
+	if (later(g, e->lived) && !later(e->seen, g))
+		witness(e, g);
+}
+
+/* A running cluster has the quorum: whatever this host remembers of higher numbers is of a cluster that is no more. */
+static void on_begin_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (!same_generation(in->message->generation, e->lived))
+		witness(e, in->message->generation);
+}
+
+static void on_trouble(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	const struct message *m = in->message;
+	if (!same_generation(m->generation, e->seen) || !host_in(e->participants, in->from))
+		return;
+	if (e->state == EPOCH_PLACING && m->vm.n < VCFT_VM_MAX)
+		e->avoid[m->vm.n] |= host_bit(in->from);
+	gather(e);
+}
+
+static void on_trouble_here(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	struct message *m = say(e, MESSAGE_TROUBLE);
+	m->vm = in->vm;
+	m->reason = in->reason;
+}
+
+/* ---- a checkpoint ---- */
+
+static bool last_is_settled(const struct epoch *e) { return e->aborted || epoch_cmp(e->known, e->begun) == 0; }
+
+/* E1 */
+static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	return same_generation(m->generation, e->seen) && in->from.n == host_lowest(e->participants).n &&
+	       epoch_cmp(m->epoch, epoch_next(e->begun)) == 0 && last_is_settled(e) && m->vm_count == e->config.vm_count &&
+	       subset(e->participants, m->hosts);
+}
+
+static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
+{
+	if (e->aborted)
+		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
+	e->begun = m->epoch;
+	e->begun_at = now;
+	e->aborted = e->answered = e->begin_sent = e->abort_sent = false;
+	e->participants = m->hosts;
+	e->stored = 0;
+	memset(e->stored_complete, 0, m->vm_count * sizeof e->stored_complete[0]);
+	take_placement(e, m);
+	forget_statements(e, m->hosts);
+	struct epoch_action *a = act(e, EPOCH_ACT_CAPTURE);
+	a->epoch = m->epoch;
+	a->placement = e->shown;
+}
+
+static void on_begin(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	if (is_valid_begin(e, in))
+		begin_epoch(e, now, in->message);
+}
+
+/* A host that was invited becomes a participant. How the epochs before this one ended it need not know: it has no part of them. */
+static void join_by_begin(struct epoch *e, nsec_t now, const struct message *m)
+{
+	e->state = EPOCH_RUNNING;
+	e->invited = e->reporting = e->aborted = false;
+	e->live_here = m->hosts;
+	e->committed = e->applied = e->known = e->released = epoch_of(0);
+	HOST_FOR_ALL(h)
+		e->of[h.n].known = epoch_of(0);
+	begin_epoch(e, now, m);
+}
+
+static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	bool mine = same_generation(m->generation, e->lived);
+	if (e->invited && mine && host_in(m->hosts, e->self) && m->vm_count == e->config.vm_count && m->epoch.n > 0)
+		join_by_begin(e, now, m);
+	else if (!mine && !host_in(m->hosts, e->self))
+		become_empty(e);
+}
+
+static bool has_vms_here(const struct epoch *e) { return host_in(e->with_vms, e->self); }
+static bool is_open(const struct epoch *e) { return !e->aborted && epoch_cmp(e->begun, e->committed) > 0; }
+
+static void on_stored_here(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (epoch_cmp(in->epoch, e->begun) != 0 || !is_open(e) || e->answered || !has_vms_here(e))
+		return;
+	e->answered = true;
+	struct message *m = say(e, MESSAGE_STORED);
+	m->epoch = in->epoch;
+	m->vm_count = in->count < VCFT_VM_MAX ? in->count : VCFT_VM_MAX;
+	for (uint32_t i = 0; i < m->vm_count; i++) {
+		m->stored[i].vm = in->stored[i].vm;
+		m->stored[i].complete = in->stored[i].complete;
+	}
+}
+
+/* After an ABORT of the same epoch by another host this one still tells of its backups that failed. */
+static void on_not_stored(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	bool mine = epoch_cmp(in->epoch, e->begun) == 0 && is_open(e) && !e->answered;
+	bool news = in->hosts && epoch_cmp(in->epoch, e->begun) <= 0 && epoch_cmp(in->epoch, e->committed) > 0;
+	if (!mine && !(news && !(epoch_cmp(in->epoch, e->begun) == 0 && is_open(e))))
+		return;
+	if (mine)
+		e->answered = true;
+	struct message *m = say(e, MESSAGE_ABORT);
+	m->epoch = in->epoch;
+	m->vm = in->vm;
+	m->hosts = in->hosts;
+}
+
+static void on_stored(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	const struct message *m = in->message;
+	if (!same_generation(m->generation, e->seen) || epoch_cmp(m->epoch, e->begun) != 0 || !is_open(e))
+		return;
+	for (uint32_t i = 0; i < m->vm_count; i++) {
+		uint32_t v = m->stored[i].vm.n;
+		if (v < e->config.vm_count && e->placement[v].host.n == in->from.n)
+			e->stored_complete[v] = m->stored[i].complete & e->placement[v].backups;
+	}
+	e->stored |= host_bit(in->from);
+}
+
+static void suspect(struct epoch *e, nsec_t now, struct vm_id vm, host_mask hosts)
+{
+	if (vm.n >= e->config.vm_count || !hosts)
+		return;
+	nsec_t last = e->suspect_for[vm.n];
+	e->suspect[vm.n] |= hosts;
+	e->suspect_for[vm.n] = last == 0 ? SUSPECT_FIRST : last < SUSPECT_MOST ? 2 * last : SUSPECT_MOST;
+	e->suspect_until[vm.n] = now + e->suspect_for[vm.n];
+}
+
+static void on_abort(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	if (!same_generation(m->generation, e->seen) || epoch_cmp(m->epoch, e->begun) > 0)
+		return;
+	suspect(e, now, m->vm, m->hosts);
+	if (epoch_cmp(m->epoch, e->begun) == 0 && is_open(e))
+		e->aborted = true;
+}
+
+static bool is_protected(const struct epoch *e)
+{
+	bool all = e->config.vm_count > 0;
+	for (uint32_t v = 0; v < e->config.vm_count; v++)
+		all = all && host_count(e->complete[v] & e->members) >= e->config.backups;
+	return all;
+}
+
+/* Step 2 (E2). */
+static void commit(struct epoch *e)
+{
+	host_mask need = MUTANT(commit_at_own_stored) ? e->with_vms & host_bit(e->self) : e->with_vms;
+	if (e->state != EPOCH_RUNNING || epoch_cmp(e->begun, e->committed) <= 0 || !subset(need, e->stored) || e->stored == 0)
+		return;
+	if (e->aborted)
+		return;
+	e->committed = e->begun;
+	for (uint32_t v = 0; v < e->config.vm_count; v++) {
+		e->complete[v] = e->stored_complete[v];
+		e->avoid[v] = 0;
+		if (host_count(e->complete[v]) >= e->config.backups)
+			e->suspect_for[v] = 0;
+	}
+	e->newcomer = false;
+	e->was_protected = e->was_protected || is_protected(e);
+	show(e);
+	say(e, MESSAGE_KNOWN)->epoch = e->committed;
+}
+
+static void on_known(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	if (!same_generation(in->message->generation, e->seen))
+		return;
+	e->live_here |= host_bit(in->from);
+	if (epoch_cmp(in->message->epoch, e->of[in->from.n].known) > 0)
+		e->of[in->from.n].known = in->message->epoch;
+}
+
+static bool known_by_all(const struct epoch *e)
+{
+	HOST_FOR_ALL(h)
+		if (host_in(e->participants, h) && epoch_cmp(e->of[h.n].known, e->committed) < 0)
+			return false;
+	return true;
+}
+
+/* Step 3 (E3). */
+static void apply(struct epoch *e)
+{
+	if (e->state != EPOCH_RUNNING || epoch_cmp(e->committed, e->known) <= 0 || !known_by_all(e))
+		return;
+	MUST("E2", epoch_cmp(e->committed, e->begun) == 0 && !e->aborted);
+	e->known = e->committed;
+	if (epoch_cmp(e->applied, e->committed) < 0)
+		act_epoch(e, EPOCH_ACT_COMMIT, e->committed);
+	e->applied = e->committed;
+}
+
+/* Step 4 (E3). The one place of the protocol that lets anything out. */
+static void release(struct epoch *e)
+{
+	if (e->state != EPOCH_RUNNING || epoch_cmp(e->known, e->released) <= 0)
+		return;
+	if (!makes_quorum(e, e->live_here))
+		return;
+	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e))
+		return;
+	MUST("E3", epoch_cmp(e->known, e->applied) == 0 && epoch_cmp(e->known, e->committed) <= 0);
+	e->released = e->known;
+	act_epoch(e, EPOCH_ACT_RELEASE, e->released);
+}
+
+/* Step 7. */
+static void give_up(struct epoch *e, nsec_t now)
+{
+	if (e->state != EPOCH_RUNNING || !is_leader(e) || !is_open(e) || e->abort_sent || e->config.patience == 0 ||
+	    now - e->begun_at < e->config.patience)
+		return;
+	e->abort_sent = true;
+	say(e, MESSAGE_ABORT)->epoch = e->begun;
+}
+
+/* Participants of the next epoch: those that are, and those that have joined this generation since, and said their STATE: behind BEGIN it would
+ * look as if they had left. */
+static host_mask next_participants(const struct epoch *e)
+{
+	host_mask out = e->participants;
+	HOST_FOR_ALL(h)
+		if (host_in(e->members, h) && has_stated(&e->of[h.n]) && e->of[h.n].joined && same_generation(e->of[h.n].lived, e->seen))
+			out |= host_bit(h);
+	return out;
+}
+
+/* Step 8. */
+static void begin(struct epoch *e, nsec_t now)
+{
+	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate || e->begin_sent || !last_is_settled(e) ||
+	    (!e->wanted && now - e->begun_at < e->config.interval))
+		return;
+	MUST("E8", e->quorate && subset(e->participants, e->members));
+	e->begin_sent = true;
+	e->wanted = false;
+	struct message *m = say(e, MESSAGE_BEGIN);
+	m->epoch = epoch_next(e->begun);
+	m->hosts = next_participants(e);
+	m->vm_count = e->config.vm_count;
+	memcpy(m->placement, e->placement, m->vm_count * sizeof m->placement[0]);
+	for (uint32_t v = 0; v < m->vm_count; v++)
+		if (now >= e->suspect_until[v])
+			e->suspect[v] = 0;
+	placement_backups(m->vm_count, e->config.backups, m->hosts, e->complete, e->suspect, m->placement);
+}
+
+static void on_checkpoint(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now, (void)in;
+	e->wanted = is_leader(e);
+}
+
+/* ---- the end ---- */
+
+static void on_down_here(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now, (void)in;
+	say(e, MESSAGE_DOWN);
+}
+
+/* lived goes beyond all that was: a host that did not hear it cannot bring the cluster back. */
+static void on_down(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now;
+	struct generation g = in->message->generation;
+	if (later(e->lived, g))
+		return;
+	e->seen.n = (later(g, e->seen) ? g.n : e->seen.n) + 1;
+	e->lived = e->seen;
+	remember(e);
+	become_empty(e);
+}
+
+/* ---- the table ---- */
+
+enum input {
+	IN_MEMBERSHIP, IN_CONFIGURED, IN_HOLDINGS, IN_STORED_HERE, IN_NOT_STORED, IN_PLACED, IN_TROUBLE_HERE, IN_CHECKPOINT, IN_DOWN_HERE,
+	IN_HELLO, IN_BEGIN, IN_STORED, IN_KNOWN, IN_ABORT, IN_TROUBLE, IN_STATE, IN_RECOVER, IN_READY, IN_RESUME, IN_LOST, IN_DOWN,
+	IN_NOTHING,
+};
+
+typedef void (*handler)(struct epoch *, nsec_t, const struct epoch_event *);
+
+/* Who handles an input in a state; empty: it is dropped there. */
+static const handler table[][STATES] = {
+	/*                    EMPTY              GATHER              PLACING           RUNNING */
+	[IN_MEMBERSHIP]   = { on_membership,     on_membership,      on_membership,    on_membership },
+	[IN_CONFIGURED]   = { on_configured,     NULL,               NULL,             NULL },
+	[IN_HOLDINGS]     = { NULL,              on_holdings,        NULL,             NULL },
+	[IN_STORED_HERE]  = { NULL,              NULL,               NULL,             on_stored_here },
+	[IN_NOT_STORED]   = { NULL,              NULL,               NULL,             on_not_stored },
+	[IN_PLACED]       = { NULL,              NULL,               on_placed,        NULL },
+	[IN_TROUBLE_HERE] = { NULL,              NULL,               on_trouble_here,  on_trouble_here },
+	[IN_CHECKPOINT]   = { NULL,              NULL,               NULL,             on_checkpoint },
+	[IN_DOWN_HERE]    = { NULL,              on_down_here,       on_down_here,     on_down_here },
+	[IN_HELLO]        = { on_hello,          on_hello,           on_hello,         on_hello },
+	[IN_BEGIN]        = { on_begin_empty,    on_begin_outside,   NULL,             on_begin },
+	[IN_STORED]       = { NULL,              NULL,               NULL,             on_stored },
+	[IN_KNOWN]        = { NULL,              NULL,               NULL,             on_known },
+	[IN_ABORT]        = { NULL,              NULL,               NULL,             on_abort },
+	[IN_TROUBLE]      = { NULL,              NULL,               on_trouble,       on_trouble },
+	[IN_STATE]        = { on_state,          on_state,           on_state,         on_state },
+	[IN_RECOVER]      = { on_recover_empty,  on_recover,         NULL,             NULL },
+	[IN_READY]        = { NULL,              NULL,               on_ready,         NULL },
+	[IN_RESUME]       = { on_resume_empty,   on_resume_outside,  on_resume,        NULL },
+	[IN_LOST]         = { NULL,              on_lost,            NULL,             NULL },
+	[IN_DOWN]         = { NULL,              on_down,            on_down,          on_down },
+};
+
+static enum input input_of_message(enum message_type type)
+{
+	switch (type) {
+	case MESSAGE_HELLO: return IN_HELLO;
+	case MESSAGE_BEGIN: return IN_BEGIN;
+	case MESSAGE_STORED: return IN_STORED;
+	case MESSAGE_KNOWN: return IN_KNOWN;
+	case MESSAGE_ABORT: return IN_ABORT;
+	case MESSAGE_TROUBLE: return IN_TROUBLE;
+	case MESSAGE_STATE: return IN_STATE;
+	case MESSAGE_RECOVER: return IN_RECOVER;
+	case MESSAGE_READY: return IN_READY;
+	case MESSAGE_RESUME: return IN_RESUME;
+	case MESSAGE_LOST: return IN_LOST;
+	case MESSAGE_DOWN: return IN_DOWN;
+	default: return IN_NOTHING;
+	}
+}
+
+static enum input input_of(const struct epoch *e, const struct epoch_event *in)
+{
+	switch (in->type) {
+	case EPOCH_EV_TICK: return IN_NOTHING;
+	case EPOCH_EV_MEMBERSHIP: return IN_MEMBERSHIP;
+	case EPOCH_EV_MESSAGE: return host_in(e->members, in->from) ? input_of_message(in->message->type) : IN_NOTHING;
+	case EPOCH_EV_CONFIGURED: return IN_CONFIGURED;
+	case EPOCH_EV_HOLDINGS: return IN_HOLDINGS;
+	case EPOCH_EV_STORED: return IN_STORED_HERE;
+	case EPOCH_EV_NOT_STORED: return IN_NOT_STORED;
+	case EPOCH_EV_PLACED: return IN_PLACED;
+	case EPOCH_EV_TROUBLE: return IN_TROUBLE_HERE;
+	case EPOCH_EV_CHECKPOINT: return IN_CHECKPOINT;
+	case EPOCH_EV_DOWN: return IN_DOWN_HERE;
+	}
+	return IN_NOTHING;
+}
+
+size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, struct epoch_action out[static EPOCH_ACTIONS_MAX])
+{
+	enum input input = input_of(e, in);
+	e->out = out;
+	e->out_count = e->send_count = 0;
+	if (input != IN_NOTHING && table[input][e->state])   /* 1 */
+		table[input][e->state](e, now, in);
+	commit(e);                                           /* 2 */
+	apply(e);                                            /* 3 */
+	release(e);                                          /* 4 */
+	propose(e);                                          /* 5 */
+	resume(e);                                           /* 6 */
+	give_up(e, now);                                     /* 7 */
+	begin(e, now);                                       /* 8 */
+	return e->out_count;
+}
+
+nsec_t epoch_deadline(const struct epoch *e)
+{
+	nsec_t next = INT64_MAX;
+	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate)
+		return next;
+	if (is_open(e) && !e->abort_sent && e->config.patience)
+		next = e->begun_at + e->config.patience;
+	if (!e->begin_sent && last_is_settled(e) && e->begun_at + e->config.interval < next)
+		next = e->begun_at + e->config.interval;
+	return next;
+}
+
+void epoch_view(const struct epoch *e, struct epoch_view *ret_view)
+{
+	bool running = e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING;
+	*ret_view = (struct epoch_view){
+		.state = e->state, .generation = is_joined(e) ? e->seen : (struct generation){ 0 }, .begun = e->begun, .committed = e->committed,
+		.released = e->released, .leader = host_lowest(running ? e->participants : members_that(e, has_joined)), .members = e->members,
+		.participants = e->participants, .quorate = e->quorate, .protected_ = e->state == EPOCH_RUNNING && is_protected(e), .lost = e->lost,
+		.vm_count = is_joined(e) ? e->config.vm_count : 0, .placement = e->viewed,
+	};
+}

@@ -1,0 +1,566 @@
+/* test-tunnel.c - two switches joined over 127.0.0.1: frames and markers between hosts (N2 N5 N6), generations (G1), breaks, and peers that
+ * send junk or break their word. */
+#include "net-test.h"
+
+#include "base/messages.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+/* Hosts 1 and 2 with the VMs 1 and 2 (host 1) and 3 and 4 (host 2) on network 0. */
+struct fixture { struct host *h[3]; int vm[5]; };
+
+static uint32_t host_of(unsigned vm) { return vm <= 2 ? 1 : 2; }
+
+static void join(struct fixture *f)
+{
+	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
+	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+}
+
+static void wait_up(struct fixture *f)
+{
+	HOST_WAIT(f->h[1], f->h[1]->up == 1 << 2);
+	HOST_WAIT(f->h[2], f->h[2]->up == 1 << 1);
+}
+
+static void connect_vms(struct fixture *f)
+{
+	for (unsigned v = 1; v <= 4; v++)
+		f->vm[v] = host_connect(f->h[host_of(v)], v);
+}
+
+static void setup(struct fixture *f, gconstpointer data)
+{
+	for (uint32_t id = 1; id <= 2; id++) {
+		f->h[id] = host_new(id, data);
+		host_network(f->h[id], 0);
+		for (unsigned v = 1; v <= 4; v++)
+			if (host_of(v) == id)
+				host_vm(f->h[id], v, 0);
+			else
+				host_place(f->h[id], v, 0, host_of(v));
+		host_start(f->h[id], 1, 0);
+	}
+	connect_vms(f);
+}
+
+static void setup_joined(struct fixture *f, gconstpointer data)
+{
+	setup(f, data);
+	join(f);
+	wait_up(f);
+}
+
+static void teardown(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (unsigned v = 1; v <= 4; v++)
+		close(f->vm[v]);
+	host_free(f->h[1]);
+	host_free(f->h[2]);
+}
+
+/* ---- frames ---- */
+
+static void test_unicast(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (uint32_t i = 0; i < 100; i++)
+		vm_send(f->vm[1], 1, 3, i);
+	for (uint32_t i = 0; i < 100; i++)
+		vm_expect(f->vm[3], 1, i);
+	vm_expect_nothing(f->vm[4]);
+	vm_expect_nothing(f->vm[2]);
+}
+
+static void test_broadcast(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	vm_send(f->vm[1], 1, BROADCAST, 5);
+	vm_expect(f->vm[2], 1, 5);
+	vm_expect(f->vm[3], 1, 5);
+	vm_expect(f->vm[4], 1, 5);
+	vm_expect_nothing(f->vm[1]);
+	vm_send(f->vm[4], 4, 1, 6);
+	vm_expect(f->vm[1], 4, 6);
+}
+
+/* An address behind the other host is learned from its frames: unicast is no longer flooded. */
+static void test_learn(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	vm_send(f->vm[3], 900, 1, 1);
+	vm_expect(f->vm[1], 900, 1);
+	vm_send(f->vm[1], 1, 900, 2);
+	vm_expect(f->vm[3], 1, 2);
+	vm_expect_nothing(f->vm[2]);
+	vm_expect_nothing(f->vm[4]);
+}
+
+static void test_large(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	struct test_frame *t = g_new(struct test_frame, 1), *u = g_new(struct test_frame, 1);
+	frame_fill(t, 1, 3, 9, VCFT_FRAME_MAX);
+	for (int i = 0; i < 20; i++)
+		vm_send_frame(f->vm[1], t);
+	for (int i = 0; i < 20; i++) {
+		vm_receive(f->vm[3], u);
+		g_assert_cmpmem(t->bytes, t->size, u->bytes, u->size);
+	}
+	g_free(t);
+	g_free(u);
+}
+
+/* What is sent before the tunnel is first up waits for it, in order, markers too. */
+static void test_queued_before_up(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
+	for (uint32_t i = 0; i < 10; i++)
+		vm_send(f->vm[1], 1, 3, i);
+	host_settle(f->h[1], 10);
+	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+	for (uint32_t i = 0; i < 10; i++)
+		vm_expect(f->vm[3], 1, i);
+	wait_up(f);
+	g_assert_cmpuint(HOST_GET(f->h[1], f->h[1]->downs), ==, 0);
+}
+
+/* ---- cut ---- */
+
+static void cut_host(struct fixture *f, uint32_t id, uint64_t r)
+{
+	for (unsigned v = 1; v <= 4; v++)
+		if (host_of(v) == id)
+			host_cut(f->h[id], v, r);
+	net_marker(f->h[id]->net, epoch_of(r), host_bit((struct host_id){ 3 - id }));
+}
+
+/* N6: complete only when the marker of the other host has come, and everything before it is in the record. */
+static void test_n6_record(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	cut_host(f, 2, 1);
+	for (uint32_t i = 0; i < 5; i++)
+		vm_send(f->vm[1], 1, 3, i);
+	for (uint32_t i = 0; i < 5; i++)
+		vm_expect(f->vm[3], 1, i);
+	g_assert_cmpuint(HOST_GET(f->h[2], f->h[2]->complete), ==, 0);
+	g_assert_null(net_take_record(f->h[2]->net, (struct vm_id){ 3 }, epoch_of(1)));
+	vm_send(f->vm[1], 1, 3, 5); /* not yet read by the switch, or on its way: still in flight */
+	cut_host(f, 1, 1);
+	vm_send(f->vm[1], 1, 3, 6);
+	HOST_WAIT(f->h[2], f->h[2]->complete == 1);
+	HOST_WAIT(f->h[1], f->h[1]->complete == 1);
+	record_expect(f->h[2], 3, 1, 1, 6, (uint32_t[]){ 0, 1, 2, 3, 4, 5 });
+	record_expect(f->h[1], 1, 1, 0, 0, NULL);
+	vm_expect(f->vm[3], 1, 5);
+	vm_expect(f->vm[3], 1, 6);
+}
+
+/* P1 between hosts, and a marker that comes before the own cut. */
+static void test_p1_held(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	vm_send(f->vm[1], 1, 3, 1);
+	vm_expect(f->vm[3], 1, 1);
+	cut_host(f, 1, 1);
+	vm_send(f->vm[1], 1, 3, 2);
+	host_settle(f->h[2], 2);
+	vm_expect_nothing(f->vm[3]);
+	cut_host(f, 2, 1);
+	vm_expect(f->vm[3], 1, 2);
+	HOST_WAIT(f->h[2], f->h[2]->complete == 1);
+	record_expect(f->h[2], 3, 1, 0, 0, NULL);
+}
+
+/* ---- generations ---- */
+
+/* A frame of an older generation is dropped; one of a newer is kept until it runs here, and comes behind the record. */
+static void test_g1_generations(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	vm_send(f->vm[1], 1, 3, 0);
+	vm_expect(f->vm[3], 1, 0);
+	net_freeze(f->h[2]->net);
+	host_start(f->h[1], 2, 0);
+	vm_expect_closed(f->vm[1]);
+	close(f->vm[1]);
+	f->vm[1] = host_connect(f->h[1], 1);
+	vm_send(f->vm[1], 1, 3, 20); /* host 2 is frozen in generation 1 */
+	cut_host(f, 1, 1);
+	vm_send(f->vm[1], 1, 3, 21);
+	vm_send(f->vm[3], 3, 1, 1); /* thrown away */
+	while (host_stats(f->h[2]).dropped < 1)
+		sched_yield();
+	net_rollback(f->h[2]->net, (struct generation){ 2 }, epoch_of(0));
+	vm_expect_closed(f->vm[3]);
+	close(f->vm[3]);
+	f->vm[3] = host_connect(f->h[2], 3);
+	vm_send(f->vm[1], 1, 3, 22);
+	struct test_frame *t = g_new(struct test_frame, 1);
+	frame_fill(t, 1, 3, 10, 64);
+	uint8_t encoded[4 + 5 + 64] = { 1, 0, 0, 0, 0, 64 };
+	memcpy(encoded + 9, t->bytes, 64);
+	g_free(t);
+	g_autoptr(GBytes) record = g_bytes_new(encoded, sizeof encoded);
+	g_assert_true(net_reinject(f->h[2]->net, (struct vm_id){ 3 }, record, NULL));
+	vm_expect_nothing(f->vm[3]);
+	net_run(f->h[2]->net);
+	vm_expect(f->vm[3], 1, 10);
+	vm_expect(f->vm[3], 1, 20);
+	host_settle(f->h[2], 1 + 3); /* 21 and 22 are of epoch 2 */
+	vm_expect_nothing(f->vm[3]);
+	cut_host(f, 2, 1);
+	vm_expect(f->vm[3], 1, 21);
+	vm_expect(f->vm[3], 1, 22);
+	HOST_WAIT(f->h[2], f->h[2]->complete == 1); /* the marker was kept as well */
+	host_start(f->h[1], 3, 1);
+	vm_expect_closed(f->vm[1]);
+	close(f->vm[1]);
+	f->vm[1] = host_connect(f->h[1], 1);
+	vm_send(f->vm[3], 3, 1, 30); /* generation 2, for host 1 too old */
+	while (host_stats(f->h[1]).dropped < 1)
+		sched_yield();
+	vm_expect_nothing(f->vm[1]);
+	g_assert_cmpuint(HOST_GET(f->h[1], f->h[1]->downs) + HOST_GET(f->h[2], f->h[2]->downs), ==, 0);
+}
+
+/* ---- breaks ---- */
+
+static void test_reconnect(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (unsigned i = 1; i <= 3; i++) {
+		net_forget_host(f->h[2]->net, (struct host_id){ 1 });
+		HOST_WAIT(f->h[1], f->h[1]->downs == i);
+		HOST_GET(f->h[2], f->h[2]->up = 0);
+		net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+		wait_up(f);
+		vm_send(f->vm[1], 1, 3, i);
+		vm_expect(f->vm[3], 1, i);
+	}
+}
+
+static const struct net_limits small = { .port_bytes = 64 << 10 };
+
+/* A host that cannot be reached costs a bounded queue. */
+static void test_unreachable(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", 1);
+	struct test_frame *t = g_new(struct test_frame, 1);
+	frame_fill(t, 1, 3, 0, 1500);
+	for (int i = 0; i < 400; i++)
+		vm_send_frame(f->vm[1], t);
+	g_free(t);
+	host_settle(f->h[1], 400);
+	g_assert_cmpuint(host_stats(f->h[1]).dropped, >=, 400 - 4 * (64 << 10) / 1500);
+	vm_send(f->vm[1], 1, 2, 5);
+	vm_expect(f->vm[2], 1, 5);
+}
+
+/* ---- a peer that is not to be trusted: the test plays host 1 towards switch 2 ---- */
+
+struct victim { struct host *h; int vm[4]; int tunnel; };
+
+static int tcp_connect(uint16_t port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	struct timeval limit = { .tv_sec = LIMIT_S };
+	g_assert_cmpint(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), ==, 0);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	g_assert_cmpint(connect(fd, (struct sockaddr *)&a, sizeof a), ==, 0);
+	return fd;
+}
+
+static void send_message(int fd, enum message_type type, const void *payload, size_t n)
+{
+	g_autofree uint8_t *b = g_malloc(MESSAGE_HEADER_BYTES + n);
+	message_header_encode(b, type, n);
+	memcpy(b + MESSAGE_HEADER_BYTES, payload, n);
+	vm_send_bytes(fd, b, MESSAGE_HEADER_BYTES + n);
+}
+
+static void send_hello(int fd, uint32_t host)
+{
+	uint8_t b[12];
+	struct wire_writer w = wire_writer(b, sizeof b);
+	wire_put_u32(&w, host);
+	wire_put_u64(&w, 1);
+	send_message(fd, MESSAGE_TUNNEL_HELLO, b, sizeof b);
+}
+
+static void send_marker(int fd, uint64_t generation, uint64_t r)
+{
+	uint8_t b[16];
+	struct wire_writer w = wire_writer(b, sizeof b);
+	wire_put_u64(&w, generation);
+	wire_put_u64(&w, r);
+	send_message(fd, MESSAGE_MARKER, b, sizeof b);
+}
+
+static void send_frame(int fd, uint64_t generation, uint64_t colour, uint32_t network, uint32_t zero, unsigned from, uint32_t number)
+{
+	uint8_t b[24 + 64];
+	struct test_frame *t = g_new(struct test_frame, 1);
+	frame_fill(t, from, 3, number, 64);
+	struct wire_writer w = wire_writer(b, sizeof b);
+	wire_put_u64(&w, generation);
+	wire_put_u64(&w, colour);
+	wire_put_u32(&w, network);
+	wire_put_u32(&w, zero);
+	wire_put_bytes(&w, t->bytes, 64);
+	g_free(t);
+	send_message(fd, MESSAGE_FRAME, b, sizeof b);
+}
+
+static void victim_join(struct victim *v)
+{
+	uint8_t hello[MESSAGE_HEADER_BYTES + 12];
+	v->tunnel = tcp_connect(v->h->port);
+	send_hello(v->tunnel, 1);
+	read_all(v->tunnel, hello, sizeof hello);
+	HOST_WAIT(v->h, v->h->up == 1 << 1);
+}
+
+/* Switch 2 with VM 3; VM 1 is at host 1. */
+static void victim_setup(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	v->h = host_new(2, NULL);
+	host_network(v->h, 0);
+	host_vm(v->h, 3, 0);
+	host_place(v->h, 1, 0, 1);
+	host_place(v->h, 9, 0, 7);
+	net_add_host(v->h->net, (struct host_id){ 1 }, "127.0.0.1", 1);
+	host_start(v->h, 1, 0);
+	v->vm[3] = host_connect(v->h, 3);
+	victim_join(v);
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 1);
+	vm_expect(v->vm[3], 1, 1);
+}
+
+static void victim_teardown(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	close(v->vm[3]);
+	close(v->tunnel);
+	host_free(v->h);
+}
+
+/* The connection was dropped for that reason; a better one is taken at once. */
+static void expect_refused(struct victim *v, const char *why)
+{
+	vm_expect_closed(v->tunnel);
+	HOST_WAIT(v->h, v->h->downs == 1 && v->h->last_note);
+	g_assert_true(HOST_GET(v->h, strstr(v->h->last_note, why) != NULL));
+	close(v->tunnel);
+	victim_join(v);
+	send_frame(v->tunnel, 1, 5, 0, 0, 1, 99);
+	host_settle(v->h, 2);
+}
+
+static void test_junk_header(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	vm_send_bytes(v->tunnel, "GET / HTTP/1.0\r\n\r\n", 18);
+	expect_refused(v, "not a message");
+}
+
+static void test_junk_other_channel(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	uint8_t b[MESSAGE_HEADER_BYTES];
+	message_header_encode(b, MESSAGE_KNOWN, 16);
+	vm_send_bytes(v->tunnel, b, sizeof b);
+	expect_refused(v, "not a message");
+}
+
+static void test_junk_too_long(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	uint8_t b[MESSAGE_HEADER_BYTES];
+	message_header_encode(b, MESSAGE_FRAME, 65559);
+	b[8] = 0x18; /* one more */
+	vm_send_bytes(v->tunnel, b, sizeof b);
+	expect_refused(v, "not a message");
+}
+
+static void test_junk_network(struct victim *v, gconstpointer data)
+{
+	send_frame(v->tunnel, 1, 1, GPOINTER_TO_UINT(data), 0, 1, 2);
+	expect_refused(v, "unknown network");
+}
+
+static void test_junk_reserved(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	send_frame(v->tunnel, 1, 1, 0, 1, 1, 2);
+	expect_refused(v, "not a frame");
+}
+
+static void test_junk_second_hello(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	send_hello(v->tunnel, 1);
+	expect_refused(v, "second hello");
+}
+
+static void test_n5_markers_out_of_order(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	send_marker(v->tunnel, 1, 3);
+	send_marker(v->tunnel, 1, 3);
+	expect_refused(v, "markers out of order");
+}
+
+static void test_n5_frame_behind_marker(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	send_marker(v->tunnel, 1, 3);
+	send_frame(v->tunnel, 1, 3, 0, 0, 1, 2);
+	expect_refused(v, "behind its marker");
+	vm_expect_nothing(v->vm[3]);
+}
+
+/* Old generations are dropped without a word, whatever their colour; forged sources too. */
+static void test_dropped(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	send_frame(v->tunnel, 0, 77, 0, 0, 1, 2);
+	send_marker(v->tunnel, 0, 77);
+	send_frame(v->tunnel, 1, 1, 0, 0, 3, 3); /* my own VM's address */
+	send_frame(v->tunnel, 1, 1, 0, 0, 9, 4); /* of a VM that another host runs */
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 5);
+	vm_expect(v->vm[3], 1, 5);
+	vm_expect_nothing(v->vm[3]);
+	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
+	g_assert_cmpuint(host_stats(v->h).dropped, ==, 4);
+}
+
+/* Byte for byte: messages may come in any pieces. */
+static void test_pieces(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	int pair[2];
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+	send_frame(pair[0], 1, 1, 0, 0, 1, 42);
+	char c;
+	while (recv(pair[1], &c, 1, MSG_DONTWAIT) == 1)
+		vm_send_bytes(v->tunnel, &c, 1);
+	vm_expect(v->vm[3], 1, 42);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+/* N6 with a peer that breaks its word in a way that only the record shows: a late frame is not delivered. The marker says that none comes. */
+static void test_n6_complete_by_later_marker(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	host_cut(v->h, 3, 1);
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 10);
+	vm_expect(v->vm[3], 1, 10);
+	net_marker(v->h->net, epoch_of(1), 1 << 1);
+	send_marker(v->tunnel, 1, 2); /* the other host has gone on: 1 was given up there, or a marker was left out */
+	HOST_WAIT(v->h, v->h->complete == 1);
+	record_expect(v->h, 3, 1, 1, 1, (uint32_t[]){ 10 });
+}
+
+/* Strangers who say nothing, or wrong things, take no place of the host that is expected. */
+static void test_strangers(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	int junk[8];
+	for (int i = 0; i < 8; i++) {
+		junk[i] = tcp_connect(v->h->port);
+		if (i % 4 == 1)
+			vm_send_bytes(junk[i], "junkjunkjunkjunkjunkjunkjunk", 28);
+		if (i % 4 == 2)
+			send_hello(junk[i], 5); /* a higher id does not connect to me */
+		if (i % 4 == 3)
+			send_hello(junk[i], 0);
+	}
+	for (int i = 0; i < 8; i++)
+		if (i % 4)
+			vm_expect_closed(junk[i]);
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
+	for (int i = 0; i < 8; i++)
+		close(junk[i]);
+}
+
+/* The same host connects anew: the old connection goes, and nothing that is still in it comes any more. */
+static void test_replaced(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	int old = v->tunnel;
+	uint8_t hello[MESSAGE_HEADER_BYTES + 12];
+	v->tunnel = tcp_connect(v->h->port);
+	send_hello(v->tunnel, 1);
+	read_all(v->tunnel, hello, sizeof hello);
+	vm_expect_closed(old);
+	close(old);
+	HOST_WAIT(v->h, v->h->downs == 1 && v->h->up == 1 << 1);
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
+}
+
+/* A flood for a generation that never starts is bounded. */
+static void test_ahead_bounded(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	static uint8_t b[24 + VCFT_FRAME_MAX];
+	struct wire_writer w = wire_writer(b, 24);
+	wire_put_u64(&w, 99);
+	wire_put_u64(&w, 1);
+	g_autofree uint8_t *m = g_malloc0(MESSAGE_HEADER_BYTES + sizeof b);
+	message_header_encode(m, MESSAGE_FRAME, sizeof b);
+	memcpy(m + MESSAGE_HEADER_BYTES, b, sizeof b);
+	for (int i = 0; i < 2000; i++)
+		if (send(v->tunnel, m, MESSAGE_HEADER_BYTES + sizeof b, MSG_NOSIGNAL) < 0)
+			break;
+	HOST_WAIT(v->h, v->h->downs == 1);
+	g_assert_true(HOST_GET(v->h, strstr(v->h->last_note, "too much") != NULL));
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+#define ADD(name, function, data) g_test_add("/net/tunnel/" name, struct fixture, data, setup_joined, function, teardown)
+	ADD("unicast", test_unicast, NULL);
+	ADD("broadcast", test_broadcast, NULL);
+	ADD("learn", test_learn, NULL);
+	ADD("large", test_large, NULL);
+	ADD("N6-record", test_n6_record, NULL);
+	ADD("P1-held", test_p1_held, NULL);
+	ADD("G1-generations", test_g1_generations, NULL);
+	ADD("reconnect", test_reconnect, NULL);
+#undef ADD
+#define ADD(name, function, data) g_test_add("/net/tunnel/" name, struct fixture, data, setup, function, teardown)
+	ADD("queued-before-up", test_queued_before_up, NULL);
+	ADD("unreachable", test_unreachable, &small);
+#undef ADD
+#define ADD(name, function, data) g_test_add("/net/tunnel/" name, struct victim, data, victim_setup, function, victim_teardown)
+	ADD("junk-header", test_junk_header, NULL);
+	ADD("junk-other-channel", test_junk_other_channel, NULL);
+	ADD("junk-too-long", test_junk_too_long, NULL);
+	ADD("junk-network-1", test_junk_network, GUINT_TO_POINTER(1));
+	ADD("junk-network-64", test_junk_network, GUINT_TO_POINTER(64));
+	ADD("junk-network-most", test_junk_network, GUINT_TO_POINTER(UINT32_MAX));
+	ADD("junk-reserved", test_junk_reserved, NULL);
+	ADD("junk-second-hello", test_junk_second_hello, NULL);
+	ADD("N5-markers-out-of-order", test_n5_markers_out_of_order, NULL);
+	ADD("N5-frame-behind-marker", test_n5_frame_behind_marker, NULL);
+	ADD("dropped", test_dropped, NULL);
+	ADD("pieces", test_pieces, NULL);
+	ADD("N6-later-marker", test_n6_complete_by_later_marker, NULL);
+	ADD("strangers", test_strangers, NULL);
+	ADD("replaced", test_replaced, NULL);
+	ADD("ahead-bounded", test_ahead_bounded, NULL);
+	return g_test_run();
+}

@@ -1,0 +1,234 @@
+/* test-image.c - images alone: holes, copies, restoring, files of another size, and the coding of pages. */
+#include "bed.h"
+
+#include "store/store-private.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGES 5000u
+
+static struct image *open_ram(const char *dir, uint64_t pages, GError **error)
+{
+	g_autofree char *ram = g_build_filename(dir, "ram", NULL);
+	struct image_spec spec = { .ram_path = ram, .ram_pages = pages };
+	return image_open(&spec, error);
+}
+
+static void write_page(struct image *image, uint64_t page, uint8_t value)
+{
+	uint8_t data[VCFT_PAGE_SIZE];
+	memset(data, value, sizeof data);
+	g_assert_true(image_reserve(image, 0, &page, 1, NULL));
+	image_put(image, 0, page, data);
+}
+
+static uint64_t blocks(const char *path)
+{
+	struct stat st;
+	g_assert_cmpint(stat(path, &st), ==, 0);
+	return (uint64_t)st.st_blocks * 512 / VCFT_PAGE_SIZE;
+}
+
+static void test_I1_holes(void)
+{
+	g_autofree char *dir = bed_temp();
+	struct image *image = open_ram(dir, PAGES, NULL);
+	uint64_t hash[2];
+	write_page(image, 0, 1);
+	write_page(image, 100, 2);
+	write_page(image, PAGES - 1, 3);
+	g_autofree uint8_t *all = g_malloc0(PAGES * VCFT_PAGE_SIZE);
+	memset(all, 1, VCFT_PAGE_SIZE);
+	memset(all + 100 * VCFT_PAGE_SIZE, 2, VCFT_PAGE_SIZE);
+	memset(all + (PAGES - 1) * VCFT_PAGE_SIZE, 3, VCFT_PAGE_SIZE);
+	image_hash_ram(image, hash);
+	XXH128_hash_t h = XXH3_128bits(all, PAGES * VCFT_PAGE_SIZE);
+	g_assert_cmpuint(hash[0], ==, h.low64);
+	g_assert_cmpuint(hash[1], ==, h.high64);
+	g_assert_null(image_page(image, 0, 99));
+	g_assert_cmpuint(image_next(image, 0, 1), ==, 100);
+	g_assert_cmpuint(image_next(image, 0, 101), ==, PAGES - 1);
+	g_assert_cmpuint(image_bytes(image), ==, 3 * VCFT_PAGE_SIZE);
+	g_autofree char *copy = g_build_filename(dir, "copy", NULL);
+	g_assert_true(image_copy_ram(image, copy, NULL));
+	g_assert_cmpuint(blocks(copy), ==, 3);
+	g_autofree char *content = NULL;
+	gsize n;
+	g_assert_true(g_file_get_contents(copy, &content, &n, NULL));
+	g_assert_cmpmem(content, n, all, PAGES * VCFT_PAGE_SIZE);
+	g_assert_cmpuint(image_bytes(image), ==, 3 * VCFT_PAGE_SIZE);
+	image_free(image);
+	image = open_ram(dir, PAGES, NULL);    /* what is there is found again */
+	g_assert_cmpuint(image_next(image, 0, 1), ==, 100);
+	g_assert_cmpuint(image_page(image, 0, 100)[0], ==, 2);
+	g_assert_null(image_page(image, 0, 101));
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
+static void test_wrong_size(void)
+{
+	g_autofree char *dir = bed_temp();
+	g_autoptr(GError) error = NULL;
+	image_free(open_ram(dir, PAGES, NULL));
+	g_assert_null(open_ram(dir, PAGES - 1, &error));
+	g_assert_nonnull(strstr(error->message, "expected"));
+	g_assert_null(open_ram(dir, 0, NULL));
+	g_autofree char *missing = g_build_filename(dir, "no", "where", NULL);
+	g_assert_null(open_ram(missing, PAGES, NULL));
+	bed_remove_tree(dir);
+}
+
+static void test_copy_fails(void)
+{
+	g_autofree char *dir = bed_temp();
+	g_autofree char *where = g_build_filename(dir, "no", "copy", NULL);
+	g_autoptr(GError) error = NULL;
+	struct image *image = open_ram(dir, PAGES, NULL);
+	g_assert_false(image_copy_ram(image, where, &error));
+	g_assert_nonnull(error);
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
+static void restore(bool shared, bool all)
+{
+	g_autofree char *dir = bed_temp();
+	g_autofree char *live_path = g_build_filename(dir, "live", NULL);
+	struct image *image = open_ram(dir, PAGES, NULL);
+	int fd = open(live_path, O_RDWR | O_CREAT, 0600);
+	g_assert_cmpint(ftruncate(fd, PAGES * VCFT_PAGE_SIZE), ==, 0);
+	uint8_t *live = mmap(NULL, PAGES * VCFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | (shared ? 0 : MAP_ANONYMOUS), shared ? fd : -1, 0);
+	for (uint64_t p = 0; p < 100; p++) {
+		write_page(image, p * 7, (uint8_t)(p + 1));
+		memset(live + p * 7 * VCFT_PAGE_SIZE, (int)(p + 1), VCFT_PAGE_SIZE);
+	}
+	live[14 * VCFT_PAGE_SIZE + 77] ^= 1;         /* changed */
+	memset(live + 21 * VCFT_PAGE_SIZE, 0, VCFT_PAGE_SIZE);
+	live[4000 * VCFT_PAGE_SIZE + 4095] = 9;      /* zero in the image */
+	write_page(image, 4500, 6);                  /* a hole in live */
+	uint64_t index[] = { 7, 14, 21, 100, 4000, 4500, PAGES + 3 };
+	struct page_set only = { .count = G_N_ELEMENTS(index), .index = index };
+	g_assert_cmpuint(image_restore_ram(image, live, all ? NULL : &only), ==, 4);
+	g_assert_cmpuint(image_restore_ram(image, live, NULL), ==, 0);
+	if (shared)
+		g_assert_cmpuint(blocks(live_path), ==, all ? 102 : 103);    /* page 100 was looked at */
+	for (uint64_t p = 0; p < PAGES; p++) {
+		uint8_t zero[VCFT_PAGE_SIZE] = { 0 };
+		const uint8_t *want = image_page(image, 0, p);
+		g_assert_cmpmem(live + p * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE, want ? want : zero, VCFT_PAGE_SIZE);
+	}
+	munmap(live, PAGES * VCFT_PAGE_SIZE);
+	close(fd);
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
+static void test_restore_all(void) { restore(true, true); }
+static void test_restore_some(void) { restore(true, false); }
+static void test_restore_anonymous(void) { restore(false, true); }
+
+static void test_disk(void)
+{
+	g_autofree char *dir = bed_temp(), *ram = g_build_filename(dir, "ram", NULL), *disk = g_build_filename(dir, "a", "disk", NULL);
+	struct image_spec spec = { .ram_path = ram, .ram_pages = 3, .disk_count = 1, .disk_dir = { disk }, .disk_blocks = { 1003 },
+	                           .disks_writable = true };
+	struct image *image = image_open(&spec, NULL);
+	uint8_t data[VCFT_PAGE_SIZE] = { 5 };
+	uint64_t index[] = { 0, 63, 64, 1002 };
+	g_assert_cmpuint(image_next(image, 1, 0), ==, 1003);
+	g_assert_true(image_reserve(image, 1, index, 4, NULL));
+	g_assert_cmpuint(image_next(image, 1, 0), ==, 1003);    /* reserved is not content */
+	image_put(image, 1, 64, data);
+	image_xor(image, 1, 1002, data);
+	image_xor(image, 1, 1002, data);
+	g_assert_cmpuint(image_next(image, 1, 0), ==, 64);
+	g_assert_cmpuint(image_next(image, 1, 65), ==, 1002);
+	g_assert_cmpuint(image_page(image, 1, 1002)[0], ==, 0);
+	g_assert_null(image_page(image, 1, 63));
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
+static void test_I2_unreserved(void)
+{
+	if (g_test_subprocess()) {
+		g_autofree char *dir = bed_temp();
+		struct image *image = open_ram(dir, PAGES, NULL);
+		uint8_t data[VCFT_PAGE_SIZE] = { 5 };
+		bed_remove_tree(dir);
+		image_put(image, 0, 5, data);
+		return;
+	}
+	g_test_trap_subprocess(NULL, 0, G_TEST_SUBPROCESS_DEFAULT);
+	g_test_trap_assert_failed();
+	g_test_trap_assert_stderr("*rule I2*");
+}
+
+/* Coding against the obvious: byte by byte. */
+static void test_delta_oracle(void)
+{
+	struct store_shape shape = { 1, { 1000 } };
+	struct delta_encoder *e = delta_encoder_new();
+	struct delta_decoder *d = delta_decoder_new();
+	g_autofree uint8_t *a = g_malloc(STORE_CHUNK_RAW + 1), *b = g_malloc(STORE_CHUNK_RAW);
+	for (unsigned round = 0; round < 40; round++) {
+		unsigned pages = 1 + (unsigned)(bed_random() % STORE_CHUNK_PAGES), kept = 0;
+		for (size_t i = 0; i < STORE_CHUNK_RAW; i++)
+			a[i + 1] = b[i] = (uint8_t)(i * 31 >> 4);
+		for (unsigned i = 0; i < pages * 2; i++)
+			a[1 + bed_random() % (pages * VCFT_PAGE_SIZE)] ^= (uint8_t)bed_random();
+		delta_begin(e, 0, DELTA_XOR);
+		for (unsigned i = 0; i < pages; i++)
+			delta_add(e, i * 3, a + 1 + i * VCFT_PAGE_SIZE, b + i * VCFT_PAGE_SIZE, false);
+		g_autoptr(GBytes) m = delta_finish(e);
+		enum store_status status;
+		if (!m)
+			continue;
+		struct delta_chunk *c = delta_decode(d, (const uint8_t *)g_bytes_get_data(m, NULL) + MESSAGE_HEADER_BYTES,
+		                                     g_bytes_get_size(m) - MESSAGE_HEADER_BYTES, &shape, &status);
+		g_assert_nonnull(c);
+		for (unsigned i = 0; i < pages; i++) {
+			if (!memcmp(a + 1 + i * VCFT_PAGE_SIZE, b + i * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE))
+				continue;
+			g_assert_cmpuint(c->index[kept], ==, i * 3);
+			for (unsigned k = 0; k < VCFT_PAGE_SIZE; k++)
+				g_assert_true((a[1 + i * VCFT_PAGE_SIZE + k] ^ b[i * VCFT_PAGE_SIZE + k]) == c->data[kept * VCFT_PAGE_SIZE + k]);
+			kept++;
+		}
+		g_assert_cmpuint(c->count, ==, kept);
+		delta_chunk_free(c);
+	}
+	delta_encoder_free(e);
+	delta_decoder_free(d);
+}
+
+static void test_delta_zero(void)
+{
+	g_autofree uint8_t *page = g_malloc0(VCFT_PAGE_SIZE);
+	g_assert_true(delta_is_zero(page));
+	for (unsigned i = 0; i < VCFT_PAGE_SIZE; i++) {
+		page[i] = 1;
+		g_assert_false(delta_is_zero(page));
+		page[i] = 0;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/image/I1/holes", test_I1_holes);
+	g_test_add_func("/image/I2/unreserved", test_I2_unreserved);
+	g_test_add_func("/image/wrong-size", test_wrong_size);
+	g_test_add_func("/image/copy-fails", test_copy_fails);
+	g_test_add_func("/image/restore/all", test_restore_all);
+	g_test_add_func("/image/restore/some", test_restore_some);
+	g_test_add_func("/image/restore/anonymous", test_restore_anonymous);
+	g_test_add_func("/image/disk", test_disk);
+	g_test_add_func("/delta/oracle", test_delta_oracle);
+	g_test_add_func("/delta/zero", test_delta_zero);
+	return g_test_run();
+}

@@ -1,0 +1,348 @@
+/* test-parts.c - the parts of vm/ that need no QEMU: page sets, RAM files, trackers, QMP against a peer that misbehaves, the command line. */
+#include "vm/vm-private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- bits: against an array of bool ---- */
+
+static void check_against(const struct page_bits *bits, const bool *oracle, uint64_t pages)
+{
+	uint64_t count = 0, page = 0, n, covered = 0;
+	for (uint64_t i = 0; i < pages; i++) {
+		g_assert_cmpint(bits_has(bits, i), ==, oracle[i]);
+		count += oracle[i];
+	}
+	g_assert_cmpuint(bits_count(bits), ==, count);
+	for (; (n = bits_run(bits, &page)); page += n) {
+		g_assert_true(page == 0 || !oracle[page - 1]);
+		g_assert_true(page + n == pages || !oracle[page + n]);
+		for (uint64_t i = page; i < page + n; i++)
+			g_assert_true(oracle[i]);
+		covered += n;
+	}
+	g_assert_cmpuint(covered, ==, count);
+}
+
+static void test_bits(void)
+{
+	static const uint64_t sizes[] = { 1, 63, 64, 65, 128, 1000 };
+	for (size_t s = 0; s < G_N_ELEMENTS(sizes); s++) {
+		uint64_t pages = sizes[s];
+		struct page_bits bits;
+		bool oracle[1000] = { false };
+		g_assert_true(bits_init(&bits, pages));
+		check_against(&bits, oracle, pages);
+		for (int i = 0; i < 40; i++) {
+			uint64_t first = (uint64_t)g_test_rand_int_range(0, (int)pages + 3), n = (uint64_t)g_test_rand_int_range(0, 140);
+			bits_add(&bits, first, n);
+			for (uint64_t j = first; j < first + n && j < pages; j++)
+				oracle[j] = true;
+			check_against(&bits, oracle, pages);
+			if (i % 10 == 9) {
+				bits_clear(&bits);
+				memset(oracle, 0, sizeof oracle);
+			}
+		}
+		bits_add(&bits, 0, UINT64_MAX);
+		g_assert_cmpuint(bits_count(&bits), ==, pages);
+		bits_free(&bits);
+	}
+}
+
+/* ---- RAM file and comparison ---- */
+
+static char *temporary(void)
+{
+	char *path = g_strdup("/dev/shm/virtcft-test-XXXXXX");
+	int fd = g_mkstemp(path);
+	g_assert_cmpint(fd, >=, 0);
+	close(fd);
+	return path;
+}
+
+static void test_memory_size(void)
+{
+	g_autofree char *path = temporary();
+	struct memory m;
+	g_autoptr(GError) error = NULL;
+	g_assert_true(memory_open(&m, path, 8 * VCFT_PAGE_SIZE, NULL));
+	memory_close(&m);
+	g_assert_false(memory_open(&m, path, 9 * VCFT_PAGE_SIZE, &error)); /* R2 */
+	g_assert_error(error, VMM_ERROR, VMM_ERROR_RAM);
+	g_clear_error(&error);
+	g_assert_false(memory_open(&m, path, VCFT_PAGE_SIZE + 1, &error));
+	g_assert_error(error, VMM_ERROR, VMM_ERROR_RAM);
+	memory_close(&m);
+	g_unlink(path);
+}
+
+/* R1: neither hash nor comparison fill holes; a hole and a page of zeros hash alike. */
+static void test_r1_holes(void)
+{
+	g_autofree char *path = temporary();
+	struct memory m;
+	uint64_t sparse[2], full[2], first = 0;
+	g_assert_true(memory_open(&m, path, 512 * VCFT_PAGE_SIZE, NULL));
+	g_assert_cmpuint(memory_data(&m, &first), ==, 0);
+	m.map[100 * VCFT_PAGE_SIZE + 7] = 1;
+	m.map[101 * VCFT_PAGE_SIZE] = 2;
+	g_assert_cmpuint(memory_data(&m, &first), ==, 2);
+	g_assert_cmpuint(first, ==, 100);
+	struct tracker *t = track_compare_new(&m, NULL);
+	memory_hash(&m, sparse);
+	memory_prefault(&m);
+	g_assert_cmpuint(memory_populated_count(&m), ==, 2);
+	memset(m.map + 200 * VCFT_PAGE_SIZE, 0, 100 * VCFT_PAGE_SIZE);
+	memory_hash(&m, full);
+	g_assert_cmpmem(sparse, sizeof sparse, full, sizeof full);
+	m.map[100 * VCFT_PAGE_SIZE + 7] = 0;
+	memory_hash(&m, full);
+	g_assert_true(memcmp(sparse, full, sizeof full) != 0);
+	t->ops->free(t);
+	memory_close(&m);
+	g_unlink(path);
+}
+
+static void expect_changed(struct tracker *t, struct page_bits *bits, const uint64_t *pages, size_t count)
+{
+	bits_clear(bits);
+	g_assert_true(t->ops->scan(t, bits, NULL));
+	g_assert_cmpuint(bits_count(bits), ==, count);
+	for (size_t i = 0; i < count; i++)
+		g_assert_true(bits_has(bits, pages[i]));
+}
+
+static void test_t1_compare(void)
+{
+	g_autofree char *path = temporary();
+	struct memory m;
+	struct page_bits bits;
+	g_assert_true(memory_open(&m, path, 64 * VCFT_PAGE_SIZE, NULL));
+	g_assert_true(bits_init(&bits, 64));
+	m.map[3 * VCFT_PAGE_SIZE] = 1;
+	struct tracker *t = track_compare_new(&m, NULL);
+	expect_changed(t, &bits, NULL, 0);
+	m.map[3 * VCFT_PAGE_SIZE] = 2;
+	m.map[64 * VCFT_PAGE_SIZE - 1] = 9;
+	expect_changed(t, &bits, (uint64_t[]){ 3, 63 }, 2);
+	expect_changed(t, &bits, NULL, 0);
+	m.map[3 * VCFT_PAGE_SIZE] = 2; /* what it held: not found, nothing lost */
+	expect_changed(t, &bits, NULL, 0);
+	g_assert_cmpint(fallocate(m.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE), ==, 0);
+	expect_changed(t, &bits, (uint64_t[]){ 3 }, 1); /* a page given back is zero */
+	expect_changed(t, &bits, NULL, 0);
+	t->ops->free(t);
+	bits_free(&bits);
+	memory_close(&m);
+	g_unlink(path);
+}
+
+static void test_probes(void)
+{
+	struct vm_feature f[16];
+	size_t n = vm_features(f, G_N_ELEMENTS(f));
+	g_assert_cmpuint(n, ==, 7);
+	for (size_t i = 0; i < n; i++) {
+		g_assert_cmpuint(strlen(f[i].detail), >, 0);
+		g_test_message("%s: %s, %s", f[i].name, f[i].found ? "yes" : "no", f[i].detail);
+	}
+	g_assert_cmpuint(vm_features(f, 2), ==, 2);
+}
+
+/* ---- QMP: a peer that does what a script says ---- */
+
+#define GREETING "{\"QMP\": {}}\r\n"
+#define EMPTY_REPLY "{\"return\": {}, \"id\": %d}\r\n"
+
+struct peer { int fd; struct qmp *qmp; };
+
+static void peer_say(struct peer *p, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static void peer_say(struct peer *p, const char *format, ...)
+{
+	va_list list;
+	va_start(list, format);
+	g_autofree char *text = g_strdup_vprintf(format, list);
+	va_end(list);
+	g_assert_cmpint(write(p->fd, text, strlen(text)), ==, strlen(text));
+}
+
+static struct peer peer_new(void)
+{
+	int s[2];
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, s), ==, 0);
+	struct peer p = { s[1], qmp_new(s[0]) };
+	peer_say(&p, GREETING EMPTY_REPLY, 1);
+	g_assert_true(qmp_greet(p.qmp, clock_now() + NSEC_PER_SEC, NULL));
+	return p;
+}
+
+static void peer_free(struct peer *p)
+{
+	qmp_free(p->qmp);
+	if (p->fd >= 0)
+		close(p->fd);
+}
+
+static void expect_failure(struct peer *p, enum vmm_error code)
+{
+	g_autoptr(GError) error = NULL;
+	g_assert_false(qmp_command(p->qmp, "test", NULL, clock_now() + 20 * NSEC_PER_MSEC, NULL, &error));
+	g_assert_error(error, VMM_ERROR, (int)code);
+}
+
+static void test_q2_refused(void)
+{
+	struct peer p = peer_new();
+	peer_say(&p, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\r\n");
+	expect_failure(&p, VMM_ERROR_REFUSED);
+	peer_say(&p, EMPTY_REPLY, 3);
+	g_assert_true(qmp_command(p.qmp, "test", NULL, clock_now() + NSEC_PER_SEC, NULL, NULL));
+	peer_free(&p);
+}
+
+/* Q1: a late reply belongs to the command that was given up, not to the next one. */
+static void test_q1_late_reply(void)
+{
+	struct peer p = peer_new();
+	json_t *value = NULL;
+	expect_failure(&p, VMM_ERROR_HUNG);
+	expect_failure(&p, VMM_ERROR_HUNG); /* still open: nothing is sent */
+	peer_say(&p, "{\"return\": \"late\", \"id\": 2}\r\n{\"return\": \"new\", \"id\": 3}\r\n");
+	g_assert_true(qmp_wait(p.qmp, clock_now() + NSEC_PER_SEC, &value, NULL));
+	g_assert_cmpstr(json_string_value(value), ==, "late");
+	json_decref(value);
+	peer_say(&p, "{\"return\": \"new\", \"id\": 3}\r\n");
+	g_assert_true(qmp_command(p.qmp, "test", NULL, clock_now() + NSEC_PER_SEC, &value, NULL));
+	g_assert_cmpstr(json_string_value(value), ==, "new");
+	json_decref(value);
+	peer_free(&p);
+}
+
+static void test_q2_gone(void)
+{
+	struct peer p = peer_new();
+	shutdown(p.fd, SHUT_RDWR);
+	expect_failure(&p, VMM_ERROR_GONE);
+	peer_free(&p);
+	static const char *const garbage[] = { "no json\n", "17\n", "{\"a\": \n", "[1]\r\n" };
+	for (size_t i = 0; i < G_N_ELEMENTS(garbage); i++) {
+		struct peer g = peer_new();
+		peer_say(&g, "%s", garbage[i]);
+		expect_failure(&g, VMM_ERROR_GONE);
+		peer_free(&g);
+	}
+}
+
+/* Q3: events in pieces, before the reply. */
+static void test_q3_events(void)
+{
+	struct peer p = peer_new();
+	peer_say(&p, "{\"timestamp\": {\"seconds\": 5, \"microseconds\": 10}, \"ev");
+	g_assert_true(qmp_receive(p.qmp, NULL));
+	g_assert_cmpuint(qmp_events(p.qmp)->stops, ==, 0);
+	peer_say(&p, "ent\": \"STOP\"}\r\n\r\n{\"timestamp\": {\"seconds\": 5, \"microseconds\": 2010}, \"event\": \"RESUME\"}\r\n");
+	peer_say(&p, "{\"timestamp\": {\"seconds\": 6, \"microseconds\": 0}, \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
+	peer_say(&p, "{\"event\": \"UNKNOWN\"}\r\n" EMPTY_REPLY, 2);
+	g_assert_true(qmp_command(p.qmp, "test", json_pack("{s:i}", "a", 1), clock_now() + NSEC_PER_SEC, NULL, NULL));
+	const struct qmp_events *e = qmp_events(p.qmp);
+	g_assert_cmpint(e->resume_us - e->stop_us, ==, 2000);
+	g_assert_true(e->running);
+	g_assert_cmpstr(e->migration, ==, "completed");
+	peer_free(&p);
+}
+
+/* ---- command line ---- */
+
+static const char *value_of(char **argv, const char *option, unsigned which)
+{
+	for (; *argv; argv++)
+		if (!strcmp(*argv, option) && which-- == 0)
+			return argv[1];
+	return NULL;
+}
+
+static void test_c1_command_line(void)
+{
+	struct vm_nic nic = { "/run/a,b", { 0x52, 0x54, 0, 0, 0, 1 } };
+	struct vm_disk disk = { "/run/disk" };
+	const char *const extra[] = { "-device", "virtio-balloon-pci", NULL };
+	struct vm_spec spec = { .name = "n", .memory_bytes = 1 << 20, .nics = &nic, .nic_count = 1, .disks = &disk, .disk_count = 1,
+	                        .extra = extra, .ram_path = "/ram", .preload = "/lib/p.so", .kernel = "k", .append = "a b" };
+	g_auto(GStrv) cold = vm_command_line(&spec, "/qemu", "tcg", 7, false);
+	g_auto(GStrv) warm = vm_command_line(&spec, "/qemu", "tcg", 7, true);
+	g_assert_cmpstr(value_of(cold, "-netdev", 0), ==, "stream,id=n0,server=off,addr.type=unix,addr.path=/run/a,,b");
+	g_assert_cmpstr(value_of(cold, "-append", 0), ==, "a b");
+	g_assert_null(value_of(cold, "-incoming", 0));
+	g_assert_cmpstr(value_of(warm, "-incoming", 0), ==, "defer");
+	for (size_t i = 0; cold[i]; i++)
+		g_assert_cmpstr(cold[i], ==, warm[i]);
+	g_assert_true(vm_gives_memory_back(&spec));
+	spec.extra = NULL;
+	g_assert_false(vm_gives_memory_back(&spec));
+	g_auto(GStrv) env = vm_environment(&spec, 9);
+	g_assert_cmpstr(g_environ_getenv(env, "LD_PRELOAD"), ==, "/lib/p.so");
+	g_assert_cmpstr(g_environ_getenv(env, "VIRTCFT_TELL_FD"), ==, "9");
+}
+
+static void test_whole_state(void)
+{
+	uint8_t state[20000] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3 };
+	g_assert_false(vm_state_is_whole(state, sizeof state));
+	state[sizeof state - 6] = 0x7e;
+	g_assert_true(vm_state_is_whole(state, sizeof state));
+	g_assert_false(vm_state_is_whole(state, sizeof state - 1));
+	g_assert_false(vm_state_is_whole(state, 4));
+	state[0] = 'q';
+	g_assert_false(vm_state_is_whole(state, sizeof state));
+}
+
+/* ---- processes ---- */
+
+static void test_process(void)
+{
+	g_autofree char *log = temporary();
+	char *argv[] = { "/bin/sh", "-c", "echo first; echo last >&2; exec sleep 1000", NULL }, *env[] = { "PATH=/bin:/usr/bin", NULL };
+	struct process p = { .pidfd = -1, .log = -1 };
+	g_assert_true(process_start(&p, argv, env, NULL, 0, log, NULL));
+	g_autofree char *text = NULL;
+	for (int i = 0; i < 1000 && (!text || !strstr(text, "last")); i++) {
+		g_usleep(2000);
+		g_free(text);
+		text = process_log(&p);
+	}
+	g_assert_cmpstr(text, ==, "first last");
+	pid_t pid = p.pid;
+	process_end(&p);
+	g_assert_cmpint(kill(pid, 0), ==, -1);
+	process_end(&p); /* twice does no harm */
+	argv[0] = "/no/such/program";
+	g_autoptr(GError) error = NULL;
+	g_assert_false(process_start(&p, argv, env, NULL, 0, log, &error));
+	g_assert_error(error, VMM_ERROR, VMM_ERROR_START);
+	g_unlink(log);
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/vm/parts/bits", test_bits);
+	g_test_add_func("/vm/parts/R2-memory-size", test_memory_size);
+	g_test_add_func("/vm/parts/R1-holes", test_r1_holes);
+	g_test_add_func("/vm/parts/T1-compare", test_t1_compare);
+	g_test_add_func("/vm/parts/features", test_probes);
+	g_test_add_func("/vm/parts/Q2-refused", test_q2_refused);
+	g_test_add_func("/vm/parts/Q1-late-reply", test_q1_late_reply);
+	g_test_add_func("/vm/parts/Q2-gone", test_q2_gone);
+	g_test_add_func("/vm/parts/Q3-events", test_q3_events);
+	g_test_add_func("/vm/parts/C1-command-line", test_c1_command_line);
+	g_test_add_func("/vm/parts/whole-state", test_whole_state);
+	g_test_add_func("/vm/parts/process", test_process);
+	return g_test_run();
+}
