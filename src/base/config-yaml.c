@@ -9,7 +9,7 @@
  * Y1 A text is refused before a tree of it is built if it has more than CONFIG_TEXT_MAX bytes, EVENTS_MAX parts or DEPTH_MAX levels, or any anchor,
  *    alias, tag or second document: what is read grows with the text and no faster. Y2 A key is known, and stands once in its mapping.
  * Y3 An enum value is one of its table; booleans are enums, as libcyaml takes every unknown word for true. Y4 A string is not empty, has no NUL.
- * Any thread. */
+ * Y5 An error is one line of UTF-8 without control characters, whatever the file has in it. Any thread. */
 #include "base/config-yaml.h"
 
 #include <errno.h>
@@ -37,7 +37,11 @@ static void error_at(const struct config_yaml *y, GError **error, enum config_er
 	va_start(args, format);
 	g_autofree char *text = g_strdup_vprintf(format, args);
 	va_end(args);
-	g_set_error(error, CONFIG_ERROR, (int)code, "%s:%zu: %s", y->file, line, text);
+	g_autofree char *whole = g_strdup_printf("%s:%zu: %s", y->file, line, text), *shown = g_utf8_make_valid(whole, -1);
+	for (char *p = shown; *p; p++)
+		if (g_ascii_iscntrl(*p))
+			*p = '?';
+	g_set_error_literal(error, CONFIG_ERROR, (int)code, shown);
 }
 
 /* ---- guard ---- */

@@ -1,11 +1,11 @@
 /* sink.c - the receiver: streams in, stages, and the images of this host's backups.
  *
  *   listener ──accept──► connection (a thread each): OPEN, then epoch by epoch ──► stage (the connection's) ──complete──► stage (the VM's) ──► ACK
- *                                                                                            sink_commit ──post──► pool ──► image (the VM's)
+ *                                                                                            sink_commit ──post──► worker ──► image (the VM's)
  *
  *  S1 An image changes only in vm_commit(): by a post COMMIT(r) or a recovery to r, from the VM's complete stage of r with the image's epoch as base.
  *  S3 What is refused is answered with a status, then the connection ends; the VM's image and stage are as before.
- *  K1 Posts (commit, discard) of a VM are carried out in order, by whoever holds the VM's lock first: the pool, or a call that needs them done.
+ *  K1 Posts (commit, discard) of a VM are carried out in order, by whoever holds the VM's lock first: a worker, or a call that needs them done.
  *  K2 A stream whose base is an epoch that is staged but not committed here yet waits for that commit: the group may be slower than the stream.
  *  K3 A new EPOCH with the image's epoch as base replaces an uncommitted stage: its source was told that it is aborted.
  *  K4 After sink_holdings() no stage is replaced and none acknowledged until the next generation: what was told stays true.
@@ -31,7 +31,7 @@
 #define CONNECTIONS_MAX (2u * VCFT_VM_MAX)
 #define OPEN_SECONDS 10         /* a connection must say OPEN within this */
 #define DRAIN_SECONDS 2         /* a refused sender has this long to read why */
-#define POOL_THREADS 2
+#define WORKERS 2u
 
 struct connection;
 
@@ -70,12 +70,13 @@ struct sink {
 	struct sink_callbacks callbacks;
 	void *user;
 	int listener, wake;
-	GThread *thread;
-	GThreadPool *pool;
+	GThread *thread, *worker[WORKERS];
 	gint64 stage_bytes;               /* atomic */
 	GMutex lock;                      /* guards this block */
 	GCond gone;                       /* a connection has ended */
 	GPtrArray *connections;
+	GPtrArray *ended;                 /* threads of connections that are gone, to be joined */
+	GQueue todo; GCond work;          /* VMs with posts, for the workers */
 	struct generation generation;
 	bool told, quit;                  /* K4 */
 	struct sink_vm vm[VCFT_VM_MAX];
@@ -146,11 +147,23 @@ static void lock_settled(struct sink_vm *vm)
 	settle(vm);
 }
 
-static void pool_work(gpointer data, gpointer user G_GNUC_UNUSED)
+static struct sink_vm *next_todo(struct sink *sink)
 {
-	struct sink_vm *vm = data;
-	lock_settled(vm);
-	g_mutex_unlock(&vm->lock);
+	g_mutex_lock(&sink->lock);
+	while (!sink->todo.head && !sink->quit)
+		g_cond_wait(&sink->work, &sink->lock);
+	struct sink_vm *vm = g_queue_pop_head(&sink->todo);
+	g_mutex_unlock(&sink->lock);
+	return vm;
+}
+
+static gpointer worker_thread(gpointer data)
+{
+	for (struct sink_vm *vm; (vm = next_todo(data));) {
+		lock_settled(vm);
+		g_mutex_unlock(&vm->lock);
+	}
+	return NULL;
 }
 
 static void post_all(struct sink *sink, struct post p)
@@ -161,8 +174,9 @@ static void post_all(struct sink *sink, struct post p)
 			continue;
 		g_mutex_lock(&sink->lock);
 		g_array_append_val(vm->posts, p);
+		g_queue_push_tail(&sink->todo, vm);
+		g_cond_signal(&sink->work);
 		g_mutex_unlock(&sink->lock);
-		g_thread_pool_push(sink->pool, vm, NULL);
 	}
 }
 
@@ -465,6 +479,7 @@ static void serve(struct connection *c)
 
 static void connection_end(struct connection *c)
 {
+	struct sink *sink = c->sink;
 	if (c->vm) {
 		g_mutex_lock(&c->vm->lock);
 		if (c->vm->connection == c)
@@ -474,12 +489,23 @@ static void connection_end(struct connection *c)
 	stage_free(c->stage);
 	delta_decoder_free(c->decoder);
 	free(c->payload);
-	g_mutex_lock(&c->sink->lock);
+	g_mutex_lock(&sink->lock);
 	close(c->fd);
-	g_ptr_array_remove_fast(c->sink->connections, c);
-	g_cond_broadcast(&c->sink->gone);
-	g_mutex_unlock(&c->sink->lock);
+	g_ptr_array_remove_fast(sink->connections, c);
+	g_ptr_array_add(sink->ended, g_thread_self());
+	g_cond_broadcast(&sink->gone);
+	g_mutex_unlock(&sink->lock);
 	g_free(c);
+}
+
+static void join_ended(struct sink *sink)
+{
+	g_mutex_lock(&sink->lock);
+	GPtrArray *ended = sink->ended;
+	sink->ended = g_ptr_array_new();
+	g_mutex_unlock(&sink->lock);
+	g_ptr_array_foreach(ended, (GFunc)(void (*)(void))g_thread_join, NULL);
+	g_ptr_array_unref(ended);
 }
 
 static gpointer connection_thread(gpointer data)
@@ -503,8 +529,9 @@ static void connection_start(struct sink *sink, int fd)
 	if (room)
 		g_ptr_array_add(sink->connections, c);
 	g_mutex_unlock(&sink->lock);
+	join_ended(sink);
 	if (room) {
-		g_thread_unref(g_thread_new("sink-stream", connection_thread, c));
+		g_thread_new("sink-stream", connection_thread, c);
 		return;
 	}
 	delta_decoder_free(c->decoder);
@@ -754,10 +781,14 @@ struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_
 	sink->listener = fd;
 	sink->wake = eventfd(0, EFD_CLOEXEC);
 	sink->connections = g_ptr_array_new();
+	sink->ended = g_ptr_array_new();
 	g_mutex_init(&sink->lock);
 	g_cond_init(&sink->gone);
+	g_cond_init(&sink->work);
+	g_queue_init(&sink->todo);
 	vms_init(sink);
-	sink->pool = g_thread_pool_new(pool_work, sink, POOL_THREADS, FALSE, NULL);
+	for (unsigned i = 0; i < WORKERS; i++)
+		sink->worker[i] = g_thread_new("sink-worker", worker_thread, sink);
 	sink->thread = g_thread_new("sink-listen", listener_thread, sink);
 	return sink;
 }
@@ -781,17 +812,23 @@ void sink_free(struct sink *sink)
 	uint64_t one = 1;
 	g_mutex_lock(&sink->lock);
 	sink->quit = true;
+	g_cond_broadcast(&sink->work);
 	g_mutex_unlock(&sink->lock);
 	while (write(sink->wake, &one, sizeof one) < 0 && errno == EINTR)
 		;
 	g_thread_join(sink->thread);
 	end_connections(sink, is_any, NULL);
-	g_thread_pool_free(sink->pool, FALSE, TRUE);
+	for (unsigned i = 0; i < WORKERS; i++)
+		g_thread_join(sink->worker[i]);
+	join_ended(sink);
 	close(sink->listener);
 	close(sink->wake);
 	vms_clear(sink);
 	g_ptr_array_unref(sink->connections);
+	g_ptr_array_unref(sink->ended);
+	g_queue_clear(&sink->todo);
 	g_mutex_clear(&sink->lock);
 	g_cond_clear(&sink->gone);
+	g_cond_clear(&sink->work);
 	g_free(sink);
 }

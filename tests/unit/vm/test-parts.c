@@ -159,103 +159,128 @@ static void test_probes(void)
 /* ---- QMP: a peer that does what a script says ---- */
 
 #define GREETING "{\"QMP\": {}}\r\n"
-#define EMPTY_REPLY "{\"return\": {}, \"id\": %d}\r\n"
+#define REPLY(value, id) "{\"return\": " value ", \"id\": " #id "}\r\n"
+#define EVENT(name, s, us, more) "{\"timestamp\": {\"seconds\": " #s ", \"microseconds\": " #us "}, \"event\": \"" name "\"" more "}\r\n"
 
-struct peer { int fd; struct qmp *qmp; };
+/* Answers the n-th command (0: qmp_capabilities) with script[n]: "" nothing, NULL: hangs up. '|' in an answer: a pause between two pieces. */
+struct peer { int fd; const char *const *script; GThread *thread; struct qmp *qmp; };
 
-static void peer_say(struct peer *p, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static void peer_say(struct peer *p, const char *format, ...)
+static void say_pieces(int fd, const char *answer)
 {
-	va_list list;
-	va_start(list, format);
-	g_autofree char *text = g_strdup_vprintf(format, list);
-	va_end(list);
-	g_assert_cmpint(write(p->fd, text, strlen(text)), ==, strlen(text));
+	g_auto(GStrv) piece = g_strsplit(answer, "|", -1);
+	for (char **p = piece; *p; p++) {
+		g_assert_cmpint(write(fd, *p, strlen(*p)), ==, strlen(*p));
+		g_usleep(1000);
+	}
 }
 
-static struct peer peer_new(void)
+static gpointer play(gpointer user)
+{
+	struct peer *p = user;
+	char c;
+	for (const char *const *line = p->script; read(p->fd, &c, 1) == 1;) {
+		if (c != '}' || recv(p->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 1)
+			continue; /* a command ends with the last brace there is */
+		if (!*line)
+			break;
+		say_pieces(p->fd, *line++);
+	}
+	shutdown(p->fd, SHUT_RDWR);
+	return NULL;
+}
+
+static void peer_open(struct peer *p, const char *const *script)
 {
 	int s[2];
 	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, s), ==, 0);
-	struct peer p = { s[1], qmp_new(s[0]) };
-	peer_say(&p, GREETING EMPTY_REPLY, 1);
-	g_assert_true(qmp_greet(p.qmp, clock_now() + NSEC_PER_SEC, NULL));
-	return p;
+	*p = (struct peer){ .fd = s[1], .script = script, .qmp = qmp_new(s[0]) };
+	g_assert_cmpint(write(p->fd, GREETING, strlen(GREETING)), ==, strlen(GREETING));
+	p->thread = g_thread_new("peer", play, p);
+	g_autoptr(GError) error = NULL;
+	qmp_greet(p->qmp, clock_now() + 10 * NSEC_PER_SEC, &error);
+	g_assert_no_error(error);
 }
 
-static void peer_free(struct peer *p)
+static void peer_close(struct peer *p)
 {
+	shutdown(p->fd, SHUT_RDWR);
+	g_thread_join(p->thread);
 	qmp_free(p->qmp);
-	if (p->fd >= 0)
-		close(p->fd);
+	close(p->fd);
 }
 
-static void expect_failure(struct peer *p, enum vmm_error code)
+static void expect_failure(struct peer *p, nsec_t patience, enum vmm_error code)
 {
 	g_autoptr(GError) error = NULL;
-	g_assert_false(qmp_command(p->qmp, "test", NULL, clock_now() + 20 * NSEC_PER_MSEC, NULL, &error));
+	g_assert_false(qmp_command(p->qmp, "test", NULL, clock_now() + patience, NULL, &error));
 	g_assert_error(error, VMM_ERROR, (int)code);
+}
+
+static void expect_value(struct peer *p, const char *expected)
+{
+	json_t *value = NULL;
+	g_autoptr(GError) error = NULL;
+	qmp_command(p->qmp, "test", json_pack("{s:i}", "a", 1), clock_now() + 10 * NSEC_PER_SEC, &value, &error);
+	g_assert_no_error(error);
+	g_assert_cmpstr(json_string_value(value), ==, expected);
+	json_decref(value);
 }
 
 static void test_q2_refused(void)
 {
-	struct peer p = peer_new();
-	peer_say(&p, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\r\n");
-	expect_failure(&p, VMM_ERROR_REFUSED);
-	peer_say(&p, EMPTY_REPLY, 3);
-	g_assert_true(qmp_command(p.qmp, "test", NULL, clock_now() + NSEC_PER_SEC, NULL, NULL));
-	peer_free(&p);
+	static const char *const script[] = { REPLY("{}", 1), "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\r\n",
+	                                      REPLY("\"yes\"", 3), NULL };
+	struct peer p;
+	peer_open(&p, script);
+	expect_failure(&p, 10 * NSEC_PER_SEC, VMM_ERROR_REFUSED);
+	expect_value(&p, "yes");
+	peer_close(&p);
 }
 
 /* Q1: a late reply belongs to the command that was given up, not to the next one. */
 static void test_q1_late_reply(void)
 {
-	struct peer p = peer_new();
+	static const char *const script[] = { REPLY("{}", 1), "", REPLY("\"new\"", 3), NULL };
+	struct peer p;
 	json_t *value = NULL;
-	expect_failure(&p, VMM_ERROR_HUNG);
-	expect_failure(&p, VMM_ERROR_HUNG); /* still open: nothing is sent */
-	peer_say(&p, "{\"return\": \"late\", \"id\": 2}\r\n{\"return\": \"new\", \"id\": 3}\r\n");
-	g_assert_true(qmp_wait(p.qmp, clock_now() + NSEC_PER_SEC, &value, NULL));
+	peer_open(&p, script);
+	expect_failure(&p, 20 * NSEC_PER_MSEC, VMM_ERROR_HUNG);
+	expect_failure(&p, 20 * NSEC_PER_MSEC, VMM_ERROR_HUNG); /* still open: nothing is sent */
+	say_pieces(p.fd, REPLY("\"late\"", 2) REPLY("\"not asked\"", 3));
+	g_assert_true(qmp_wait(p.qmp, clock_now() + 10 * NSEC_PER_SEC, &value, NULL));
 	g_assert_cmpstr(json_string_value(value), ==, "late");
 	json_decref(value);
-	peer_say(&p, "{\"return\": \"new\", \"id\": 3}\r\n");
-	g_assert_true(qmp_command(p.qmp, "test", NULL, clock_now() + NSEC_PER_SEC, &value, NULL));
-	g_assert_cmpstr(json_string_value(value), ==, "new");
-	json_decref(value);
-	peer_free(&p);
+	expect_value(&p, "new");
+	peer_close(&p);
 }
 
 static void test_q2_gone(void)
 {
-	struct peer p = peer_new();
-	shutdown(p.fd, SHUT_RDWR);
-	expect_failure(&p, VMM_ERROR_GONE);
-	peer_free(&p);
-	static const char *const garbage[] = { "no json\n", "17\n", "{\"a\": \n", "[1]\r\n" };
-	for (size_t i = 0; i < G_N_ELEMENTS(garbage); i++) {
-		struct peer g = peer_new();
-		peer_say(&g, "%s", garbage[i]);
-		expect_failure(&g, VMM_ERROR_GONE);
-		peer_free(&g);
+	static const char *const answers[] = { NULL, "no json\n", "17\n", "{\"a\": \n", "[1]\r\n" };
+	for (size_t i = 0; i < G_N_ELEMENTS(answers); i++) {
+		const char *const script[] = { REPLY("{}", 1), answers[i], NULL };
+		struct peer p;
+		peer_open(&p, script);
+		expect_failure(&p, 10 * NSEC_PER_SEC, VMM_ERROR_GONE);
+		peer_close(&p);
 	}
 }
 
 /* Q3: events in pieces, before the reply. */
 static void test_q3_events(void)
 {
-	struct peer p = peer_new();
-	peer_say(&p, "{\"timestamp\": {\"seconds\": 5, \"microseconds\": 10}, \"ev");
-	g_assert_true(qmp_receive(p.qmp, NULL));
-	g_assert_cmpuint(qmp_events(p.qmp)->stops, ==, 0);
-	peer_say(&p, "ent\": \"STOP\"}\r\n\r\n{\"timestamp\": {\"seconds\": 5, \"microseconds\": 2010}, \"event\": \"RESUME\"}\r\n");
-	peer_say(&p, "{\"timestamp\": {\"seconds\": 6, \"microseconds\": 0}, \"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\r\n");
-	peer_say(&p, "{\"event\": \"UNKNOWN\"}\r\n" EMPTY_REPLY, 2);
-	g_assert_true(qmp_command(p.qmp, "test", json_pack("{s:i}", "a", 1), clock_now() + NSEC_PER_SEC, NULL, NULL));
+	static const char *const script[] = { REPLY("{}", 1), "{\"timestamp\": {\"seconds\": 5, \"microseconds\": 10}, \"ev|ent\": \"STOP\"}\r\n\r\n"
+		EVENT("RESUME", 5, 2010, "") EVENT("MIGRATION", 6, 0, ", \"data\": {\"status\": \"completed\"}") EVENT("UNKNOWN", 6, 0, "")
+		"|" REPLY("\"yes\"", 2), NULL };
+	struct peer p;
+	peer_open(&p, script);
+	expect_value(&p, "yes");
 	const struct qmp_events *e = qmp_events(p.qmp);
+	g_assert_cmpuint(e->stops, ==, 1);
 	g_assert_cmpint(e->resume_us - e->stop_us, ==, 2000);
 	g_assert_true(e->running);
 	g_assert_cmpstr(e->migration, ==, "completed");
-	peer_free(&p);
+	peer_close(&p);
 }
 
 /* ---- command line ---- */
