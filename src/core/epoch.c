@@ -29,7 +29,7 @@
 #define STATES 4u
 #define SENDS_MAX 4u
 #define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
-#define HOST_FOR_ALL(h) for (struct host_id h = { 1 }; h.n <= VCFT_HOST_MAX; h.n++)
+#define HOST_FOR(h, set) for (struct host_id h = host_lowest(set); h.n; h = host_lowest((set) & ~host_bit(h) & -host_bit(h)))
 #define SUSPECT_FIRST NSEC_PER_SEC           /* a backup that failed is tried again after this, */
 #define SUSPECT_MOST (64 * NSEC_PER_SEC)     /* then after twice as long, at most this */
 
@@ -170,9 +170,8 @@ static void report(struct epoch *e)
 
 static void forget_statements(struct epoch *e, host_mask hosts)
 {
-	HOST_FOR_ALL(h)
-		if (host_in(hosts, h))
-			e->of[h.n].stated = false;
+	HOST_FOR(h, hosts)
+		e->of[h.n].stated = false;
 	e->proposed = false;
 }
 
@@ -180,8 +179,8 @@ static void forget_statements(struct epoch *e, host_mask hosts)
 static host_mask members_that(const struct epoch *e, bool (*f)(const struct member *))
 {
 	host_mask out = 0;
-	HOST_FOR_ALL(h)
-		if (host_in(e->members, h) && f(&e->of[h.n]))
+	HOST_FOR(h, e->members)
+		if (f(&e->of[h.n]))
 			out |= host_bit(h);
 	return out;
 }
@@ -262,13 +261,12 @@ static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *i
 
 static void lose_members(struct epoch *e, host_mask gone)
 {
-	HOST_FOR_ALL(h)
-		if (host_in(gone, h)) {
-			struct member *m = &e->of[h.n];
-			m->heard = m->joined = m->stated = false;
-			m->lived = m->seen = (struct generation){ 0 };
-			m->count = 0;
-		}
+	HOST_FOR(h, gone) {
+		struct member *m = &e->of[h.n];
+		m->heard = m->joined = m->stated = false;
+		m->lived = m->seen = (struct generation){ 0 };
+		m->count = 0;
+	}
 }
 
 /* A membership that shrinks never makes a release easier: participants stay what they were, and without one of them it is over. */
@@ -346,9 +344,8 @@ static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 static host_mask lineage(const struct epoch *e, struct generation w)
 {
 	host_mask out = 0;
-	HOST_FOR_ALL(h)
-		if (host_in(e->members, h) && has_joined(&e->of[h.n]) &&
-		    (same_generation(e->of[h.n].lived, w) || same_generation(e->of[h.n].seen, w)))
+	HOST_FOR(h, members_that(e, has_joined))
+		if (same_generation(e->of[h.n].lived, w) || same_generation(e->of[h.n].seen, w))
 			out |= host_bit(h);
 	return out;
 }
@@ -357,16 +354,16 @@ static host_mask lineage(const struct epoch *e, struct generation w)
  * needed its KNOWN. */
 static bool never_released(const struct epoch *e, host_mask hosts, struct generation later_one)
 {
-	HOST_FOR_ALL(h)
-		if (host_in(hosts, h) && !later(later_one, e->of[h.n].seen) && later(later_one, e->of[h.n].lived))
+	HOST_FOR(h, hosts)
+		if (!later(later_one, e->of[h.n].seen) && later(later_one, e->of[h.n].lived))
 			return true;
 	return false;
 }
 
 static bool may_start_from(const struct epoch *e, struct generation w, host_mask hosts)
 {
-	HOST_FOR_ALL(h)
-		if (host_in(e->members, h) && later(e->of[h.n].lived, w) && !host_in(hosts, h) && !never_released(e, hosts, e->of[h.n].lived))
+	HOST_FOR(h, e->members & ~hosts)
+		if (later(e->of[h.n].lived, w) && !never_released(e, hosts, e->of[h.n].lived))
 			return false;
 	return true;
 }
@@ -383,8 +380,8 @@ static bool place_at(const struct epoch *e, host_mask hosts, struct epoch_id c, 
 {
 	host_mask usable[VCFT_VM_MAX] = { 0 };
 	struct host_id live[VCFT_VM_MAX] = { 0 };
-	HOST_FOR_ALL(h)
-		for (uint32_t i = 0; host_in(hosts, h) && i < e->of[h.n].count; i++) {
+	HOST_FOR(h, hosts)
+		for (uint32_t i = 0; i < e->of[h.n].count; i++) {
 			const struct message_holding *held = &e->of[h.n].holding[i];
 			if (held->live && live[held->vm.n].n == 0)
 				live[held->vm.n] = h;
@@ -398,8 +395,8 @@ static bool place_at(const struct epoch *e, host_mask hosts, struct epoch_id c, 
 static struct epoch_id newest_committed(const struct epoch *e, host_mask hosts)
 {
 	struct epoch_id c = { 0 };
-	HOST_FOR_ALL(h)
-		if (host_in(hosts, h) && e->of[h.n].committed.n != EPOCH_UNKNOWN.n && epoch_cmp(e->of[h.n].committed, c) > 0)
+	HOST_FOR(h, hosts)
+		if (e->of[h.n].committed.n != EPOCH_UNKNOWN.n && epoch_cmp(e->of[h.n].committed, c) > 0)
 			c = e->of[h.n].committed;
 	return c;
 }
@@ -416,8 +413,8 @@ static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id
 	*ret_c = newest;
 	if (place_at(e, hosts, newest, out, ret_lost))
 		return true;
-	HOST_FOR_ALL(h)
-		if (host_in(hosts, h) && knows_less(&e->of[h.n], newest)) {
+	HOST_FOR(h, hosts)
+		if (knows_less(&e->of[h.n], newest)) {
 			struct vm_id ignored;
 			*ret_c = e->of[h.n].committed;
 			return place_at(e, hosts, *ret_c, out, &ignored);
@@ -435,11 +432,11 @@ static bool choose(const struct epoch *e, struct choice *out, struct message_pla
 	*out = (struct choice){ .lost = { VCFT_VM_MAX } };
 	while (tried != joined) {
 		struct generation w = { 0 };
-		HOST_FOR_ALL(h)
-			if (host_in(joined & ~tried, h) && !later(w, e->of[h.n].lived))
+		HOST_FOR(h, joined & ~tried)
+			if (!later(w, e->of[h.n].lived))
 				w = e->of[h.n].lived;
-		HOST_FOR_ALL(h)
-			if (host_in(joined, h) && same_generation(e->of[h.n].lived, w))
+		HOST_FOR(h, joined)
+			if (same_generation(e->of[h.n].lived, w))
 				tried |= host_bit(h);
 		out->hosts = lineage(e, w);
 		if (!may_start_from(e, w, out->hosts) || (w.n == 0 && joined != e->members))
@@ -453,11 +450,10 @@ static bool choose(const struct epoch *e, struct choice *out, struct message_pla
 static struct generation newest_seen(const struct epoch *e)
 {
 	struct generation g = { 0 };
-	HOST_FOR_ALL(h)
-		if (host_in(e->members, h)) {
-			g = later(e->of[h.n].seen, g) ? e->of[h.n].seen : g;
-			g = later(e->of[h.n].lived, g) ? e->of[h.n].lived : g;
-		}
+	HOST_FOR(h, e->members) {
+		g = later(e->of[h.n].seen, g) ? e->of[h.n].seen : g;
+		g = later(e->of[h.n].lived, g) ? e->of[h.n].lived : g;
+	}
 	return g;
 }
 
@@ -529,6 +525,12 @@ static void take_placement(struct epoch *e, const struct message *m)
 		e->with_vms |= host_bit(m->placement[v].host);
 }
 
+static void forget_known(struct epoch *e)
+{
+	for (uint32_t h = 1; h <= VCFT_HOST_MAX; h++)
+		e->of[h].known = epoch_of(0);
+}
+
 static void start_generation(struct epoch *e, const struct message *m)
 {
 	e->seen = m->generation;
@@ -545,8 +547,7 @@ static void start_generation(struct epoch *e, const struct message *m)
 		e->suspect[v] = 0;
 	}
 	show(e);
-	HOST_FOR_ALL(h)
-		e->of[h.n].known = epoch_of(0);
+	forget_known(e);
 	forget_statements(e, m->hosts);
 }
 
@@ -599,9 +600,8 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	e->state = EPOCH_RUNNING;
 	e->lived = e->seen;
 	e->begun_at = now;
-	HOST_FOR_ALL(h)
-		if (host_in(e->participants, h))
-			e->of[h.n].lived = e->lived;
+	HOST_FOR(h, e->participants)
+		e->of[h.n].lived = e->lived;
 	remember(e);
 	act_epoch(e, EPOCH_ACT_RUN, e->committed);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
@@ -702,8 +702,7 @@ static void join_by_begin(struct epoch *e, nsec_t now, const struct message *m)
 	e->invited = e->reporting = e->aborted = false;
 	e->live_here = m->hosts;
 	e->committed = e->applied = e->known = e->released = epoch_of(0);
-	HOST_FOR_ALL(h)
-		e->of[h.n].known = epoch_of(0);
+	forget_known(e);
 	begin_epoch(e, now, m);
 }
 
@@ -826,8 +825,8 @@ static void on_known(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 static bool known_by_all(const struct epoch *e)
 {
-	HOST_FOR_ALL(h)
-		if (host_in(e->participants, h) && epoch_cmp(e->of[h.n].known, e->committed) < 0)
+	HOST_FOR(h, e->participants)
+		if (epoch_cmp(e->of[h.n].known, e->committed) < 0)
 			return false;
 	return true;
 }
@@ -873,8 +872,8 @@ static void give_up(struct epoch *e, nsec_t now)
 static host_mask next_participants(const struct epoch *e)
 {
 	host_mask out = e->participants;
-	HOST_FOR_ALL(h)
-		if (host_in(e->members, h) && has_stated(&e->of[h.n]) && e->of[h.n].joined && same_generation(e->of[h.n].lived, e->seen))
+	HOST_FOR(h, e->members)
+		if (has_stated(&e->of[h.n]) && e->of[h.n].joined && same_generation(e->of[h.n].lived, e->seen))
 			out |= host_bit(h);
 	return out;
 }

@@ -4,7 +4,7 @@
  *                        └──► other ──qemu-img convert──► cache_dir/KEY.tmp ──rename──► cache_dir/KEY.raw
  *
  *  D20 The user's image, and what it is based on, are only read.
- *  D21 KEY is a hash of path, size and time of change of every file of the backing chain; KEY.raw appears whole or not at all; two callers at
+ *  D21 KEY is a hash of path, size and time of change of every file of the backing chain. KEY.raw appears whole or not at all. Two callers at
  *      once, in one process or two, convert once (flock on KEY.lock).
  * qemu-img finds out the format by looking into the file. A raw image that untrusted people could write must not be given here: it could
  * pretend to be a qcow2 that is based on any file of this host. Old entries of the cache are never removed. */

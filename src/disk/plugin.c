@@ -23,6 +23,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -93,6 +94,7 @@ static int disk_config_complete(void)
 static int disk_get_ready(void)
 {
 	g_autoptr(GError) error = NULL;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);   /* D18 again: nbdkit in the foreground has made it a SIGTERM, which waits for clients */
 	if (fault_read_environment(&error))
 		plugin.stack = disk_stack_open(plugin.base, plugin.dir, epoch_of(plugin.epoch), &error);
 	if (plugin.stack)

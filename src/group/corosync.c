@@ -385,7 +385,7 @@ static gboolean open_cpg(struct group *g, GError **error)
 		return FALSE;
 	}
 	g->self.n = node;
-	return check_alone(g, error) && join_cpg(g, error);
+	return TRUE;
 }
 
 static gboolean watch(struct group *g, GError **error)
@@ -405,7 +405,7 @@ static struct group *corosync_join(const struct group_callbacks *callbacks, void
 	g->user = user;
 	g_queue_init(&g->queue);
 	/* The flag is known before the first members are; the votes are checked before anything can be joined. */
-	if (open_quorum(g, error) && check_votes(error) && open_cpg(g, error) && watch(g, error))
+	if (open_quorum(g, error) && check_votes(error) && open_cpg(g, error) && check_alone(g, error) && join_cpg(g, error) && watch(g, error))
 		return g;
 	free_group(g);
 	return NULL;
@@ -435,6 +435,20 @@ static void corosync_leave(struct group *g)
 	g->leaving = true;
 	if (!g->dispatching)
 		free_group(g);
+}
+
+bool group_corosync_probe(char *detail, size_t room)
+{
+	g_autoptr(GError) error = NULL;
+	struct group *g = g_new0(struct group, 1);
+	bool ok = open_quorum(g, &error) && check_votes(&error) && open_cpg(g, &error);
+	if (ok)
+		g_snprintf(detail, room, "corosync runs, this is node %u of %zu that are up, %s", g->self.n, g->quorate.vote.count,
+		           g->quorate.flag ? "quorate" : "not quorate");
+	else
+		g_snprintf(detail, room, "%s", error->message);
+	free_group(g);
+	return ok;
 }
 
 const struct group_backend group_corosync = {

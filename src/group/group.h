@@ -34,4 +34,7 @@ struct group_backend {
 
 extern const struct group_backend group_corosync, group_local;
 
+/* Does corosync run here, set up so that group_corosync can be joined? detail gets one line: what it is, or what is wrong. Joins nothing. */
+bool group_corosync_probe(char *detail, size_t room);
+
 #endif

@@ -10,6 +10,7 @@
 #include "net/net-private.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -160,6 +161,9 @@ static void bury_all(struct net *net) { g_ptr_array_set_size(net->graves, 0); }
 static gpointer thread_main(gpointer data)
 {
 	struct net *net = data;
+	sigset_t all;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL); /* signals are for the loop of the process */
 	while (!net->quit) {
 		struct epoll_event events[EVENTS];
 		int n = epoll_wait(net->epoll, events, EVENTS, timeout_ms(net));

@@ -65,11 +65,12 @@ static void disconnect(struct net *net, struct port *port, const char *why)
 	source_arm(net, &port->listener, EPOLLIN);
 }
 
-static void accept_next(struct net *net, struct port *port)
+/* False: a connection is there already, or nobody waits. */
+static bool accept_next(struct net *net, struct port *port)
 {
 	int fd = port->connection.fd < 0 ? accept4(port->listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
 	if (fd < 0)
-		return;
+		return false;
 	int size = SOCKET_SEND_BYTES;
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) < 0)
 		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
@@ -77,6 +78,7 @@ static void accept_next(struct net *net, struct port *port)
 	source_open(net, &port->connection, fd, 0, port_ready);
 	port_flush(net, port);
 	port_arm(net, port);
+	return true;
 }
 
 static void listener_ready(struct net *net, struct source *source, uint32_t events)
@@ -136,9 +138,10 @@ static bool read_some(struct net *net, struct port *port)
 
 void port_read_out(struct net *net, struct port *port)
 {
-	accept_next(net, port); /* it may have connected and sent already */
-	while (port->connection.fd >= 0 && read_some(net, port))
-		;
+	/* A VM that has connected and sent while the thread was busy has sent before its cut, too. */
+	while (port->connection.fd >= 0 || accept_next(net, port))
+		if (!read_some(net, port) && port->connection.fd >= 0)
+			return;
 }
 
 static void port_ready(struct net *net, struct source *source, uint32_t events)

@@ -504,7 +504,8 @@ static void join_ended(struct sink *sink)
 	GPtrArray *ended = sink->ended;
 	sink->ended = g_ptr_array_new();
 	g_mutex_unlock(&sink->lock);
-	g_ptr_array_foreach(ended, (GFunc)(void (*)(void))g_thread_join, NULL);
+	for (guint i = 0; i < ended->len; i++)
+		g_thread_join(g_ptr_array_index(ended, i));
 	g_ptr_array_unref(ended);
 }
 

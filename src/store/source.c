@@ -409,12 +409,12 @@ static void begin_epoch(struct source *s, struct peer *p)
 	p->active = true;
 	p->ended = p->acked = false;
 	p->epoch = s->epoch.epoch;
-	if (p->state == PEER_FAILED)
-		return;
 	if (p->state != PEER_NEW && generation_cmp(p->generation, s->epoch.generation))
 		peer_reset(s, p);
 	if (p->state == PEER_NEW)
 		open_peer(s, p);
+	if (p->state == PEER_FAILED)
+		return;
 	XXH3_128bits_reset(p->sum);
 	peer_put_bytes(p, out, stream_put_epoch(out, &m), true);
 }

@@ -12,24 +12,29 @@
  *  K3 Pages found by a scan stay pending until a capture has succeeded; only then the set is emptied (V3).
  *  K4 Room for pages and state is made before the VM is stopped, as far as the last capture tells how much.
  *  K5 A VM that stands still though it should run is not captured: VMM_ERROR_STOPPED.
+ *  K6 When many pages are to be expected (the first capture, or after failed ones), they are copied before the VM is stopped; the scan of the
+ *     stopped VM then finds what was written since, only that is copied, and the two are put together when the guest runs again. Only with
+ *     a tracker that is `live`.
+ *  K7 Buffers that a large capture has left are given back when captures are small again.
  * live:false always: with live:true on a VM that has just stopped by itself, the second capture would end QEMU. */
 #include "vm/vm-private.h"
 
 #include "base/fault.h"
+#include "vm/copy.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define FIFO_SMALL 4096
-#define FIFO_LARGE (1 << 20)
-#define STATE_SMALLEST (2 * FIFO_SMALL)          /* bytes; K1 */
-#define STATE_ROOM (512u << 10)                  /* bytes made ready for a first device state */
-#define STATE_LARGEST ((size_t)256 << 20)
+#define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
+#define KEEP_PAGES 16384u     /* K7: buffers up to this size are always kept */
+
+/* One call of vm_capture(). */
+struct job {
+	struct capture *c;
+	const struct capture_hooks *hooks;
+	bool bulk;                /* K6: c->ram has been filled before the stop; what comes later is in vm->late */
+	bool touched;             /* the hook was called: no second try by another way */
+};
 
 /* ---- the capture's buffers ---- */
 
@@ -46,63 +51,64 @@ static gboolean no_memory(GError **error, const char *what)
 	return FALSE;
 }
 
-static gboolean reserve_devices(struct capture *c, size_t bytes)
+/* K7 */
+static void shrink(struct page_set *set, uint64_t pages)
 {
-	if (bytes <= c->devices_room)
-		return TRUE;
-	size_t room = MAX(bytes, MAX(c->devices_room * 2, STATE_ROOM));
-	uint8_t *devices = realloc(c->devices, room);
-	if (!devices)
-		return FALSE;
-	memset(devices + c->devices_room, 0, room - c->devices_room); /* take the page faults now */
-	c->devices = devices;
-	c->devices_room = room;
-	return TRUE;
+	if (set->room > KEEP_PAGES && pages < set->room / 8)
+		page_set_free(set);
 }
 
 /* K4 */
 static gboolean make_room(struct vm *vm, struct capture *c, GError **error)
 {
-	uint64_t pages = vm->mapped ? vm->last_pages + vm->last_pages / 2 + 64 : memory_populated_count(&vm->memory) + 64;
-	if (!vm->mapped)
+	uint64_t pages = vm->captured ? vm->last_pages + vm->last_pages / 2 + 64 : memory_populated_count(&vm->memory) + 64;
+	if (!vm->captured)
 		memory_prefault(&vm->memory);
-	vm->mapped = true;
 	c->ram.count = 0;
 	c->devices_bytes = 0;
 	pages = MIN(MAX(pages, bits_count(&vm->pending)), memory_pages(&vm->memory));
+	shrink(&c->ram, pages);
+	shrink(&vm->late_pages, 0);
 	if (fault(FAULT_CAPTURE_PAGES) || !page_set_reserve(&c->ram, pages))
 		return no_memory(error, "captured pages");
-	return reserve_devices(c, vm->last_devices + (64u << 10)) ? TRUE : no_memory(error, "the device state");
+	return vm_reserve_devices(c, vm->last_devices + (64u << 10)) ? TRUE : no_memory(error, "the device state");
 }
 
-/* ---- pages; the VM is paused ---- */
+/* ---- pages ---- */
 
-/* Adds what was written to the pending pages. Never fails: without an answer from the tracker, everything populated was written (T2). */
-static void scan(struct vm *vm)
+/* Adds what was written. Never fails: without an answer from the tracker, everything populated was written (T2). */
+static void scan(struct vm *vm, struct page_bits *out)
 {
 	g_autoptr(GError) why = NULL;
-	if (fault(FAULT_TRACK_SCAN) || !vm->tracker->ops->scan(vm->tracker, &vm->pending, &why))
-		memory_populated(&vm->memory, &vm->pending);
+	if (fault(FAULT_TRACK_SCAN) || !vm->tracker->ops->scan(vm->tracker, out, &why))
+		memory_populated(&vm->memory, out);
 }
 
-static void list_run(uint64_t *index, uint64_t first, uint64_t count)
+/* K6, before the stop. Pages are pending from the scan on, so that a failure at any later point loses none. */
+static gboolean copy_bulk(struct vm *vm, struct job *job, GError **error)
 {
-	for (uint64_t i = 0; i < count; i++)
-		index[i] = first + i;
+	bool many = !vm->captured || bits_count(&vm->pending) > BULK_PAGES;
+	job->bulk = many && vm->tracker->ops->live && qmp_events(vm->qmp)->running;
+	if (!job->bulk)
+		return TRUE;
+	scan(vm, &vm->pending);
+	bits_clear(&vm->late);
+	bool ok = pages_copy(&vm->memory, &vm->pending, &job->c->ram) && page_set_reserve(&vm->late_pages, BULK_PAGES);
+	return ok ? TRUE : no_memory(error, "captured pages");
 }
 
-static gboolean copy_pending(struct vm *vm, struct page_set *set, GError **error)
+/* The VM is stopped. */
+static gboolean copy_rest(struct vm *vm, struct job *job, GError **error)
 {
-	set->count = 0;
-	if (!page_set_reserve(set, bits_count(&vm->pending)))
-		return no_memory(error, "captured pages");
-	uint64_t n;
-	for (uint64_t first = 0; (n = bits_run(&vm->pending, &first)); first += n) {
-		list_run(set->index + set->count, first, n);
-		memcpy(set->data + set->count * VCFT_PAGE_SIZE, vm->memory.map + first * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE);
-		set->count += n;
-	}
-	return TRUE;
+	nsec_t start = clock_now();
+	scan(vm, job->bulk ? &vm->late : &vm->pending);
+	nsec_t scanned = clock_now();
+	bool ok = job->bulk ? pages_copy(&vm->memory, &vm->late, &vm->late_pages) : pages_copy(&vm->memory, &vm->pending, &job->c->ram);
+	job->c->scan = scanned - start;
+	job->c->copy = clock_now() - scanned;
+	if (job->bulk)
+		bits_merge(&vm->pending, &vm->late);
+	return ok ? TRUE : no_memory(error, "captured pages");
 }
 
 static gboolean call_hook(const struct capture_hooks *hooks, GError **error)
@@ -114,125 +120,20 @@ static gboolean call_hook(const struct capture_hooks *hooks, GError **error)
 	return !hooks || !hooks->stopped || hooks->stopped(hooks->user, error);
 }
 
-/* All that happens while the VM is stopped, but for the device state. */
-static gboolean take(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
+/* All that happens while the VM is stopped, but for the device state. The hook comes first: what it does to the outside (cut ports, sealed
+ * disks) belongs to the same instant as the pages. */
+static gboolean take(struct vm *vm, struct job *job, GError **error)
 {
-	if (!call_hook(hooks, error))
+	job->touched = true;
+	if (!call_hook(job->hooks, error) || !copy_rest(vm, job, error))
 		return FALSE;
-	nsec_t start = clock_now();
-	scan(vm);
-	nsec_t scanned = clock_now();
-	gboolean ok = copy_pending(vm, &c->ram, error);
-	c->scan = scanned - start;
-	c->copy = clock_now() - scanned;
-	c->ram_hash[0] = c->ram_hash[1] = 0;
-	if (ok && vm->verify)
-		memory_hash(&vm->memory, c->ram_hash);
-	return ok;
-}
-
-/* ---- the device state ---- */
-
-static uint32_t be32(const uint8_t *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-bool vm_state_is_whole(const uint8_t *state, size_t bytes)
-{
-	const uint32_t magic = 0x5145564d, version = 3;       /* QEMU_VM_FILE_MAGIC "QEVM", QEMU_VM_FILE_VERSION */
-	const uint8_t footer = 0x7e, end = 0;                 /* QEMU_VM_SECTION_FOOTER (and the section's number), QEMU_VM_EOF */
-	return bytes > STATE_SMALLEST && be32(state) == magic && be32(state + 4) == version && state[bytes - 6] == footer && state[bytes - 1] == end;
-}
-
-static gboolean check_state(const struct capture *c, GError **error)
-{
-	if (!fault(FAULT_CAPTURE_DEVICES) && vm_state_is_whole(c->devices, c->devices_bytes))
-		return TRUE;
-	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "the device state is not whole (%zu bytes)", c->devices_bytes);
-	return FALSE;
+	job->c->ram_hash[0] = job->c->ram_hash[1] = 0;
+	if (vm->verify)
+		memory_hash(&vm->memory, job->c->ram_hash);
+	return TRUE;
 }
 
 /* ---- the FIFO ---- */
-
-void vm_fifo_close(struct vm *vm)
-{
-	if (vm->fifo >= 0)
-		close(vm->fifo);
-	vm->fifo = -1;
-}
-
-void vm_fifo_discard(struct vm *vm)
-{
-	char waste[4096];
-	while (vm->fifo >= 0 && read(vm->fifo, waste, sizeof waste) > 0)
-		;
-}
-
-static gboolean fifo_open(struct vm *vm, GError **error)
-{
-	vm->fifo = open(vm->fifo_path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	if (vm->fifo >= 0 && fcntl(vm->fifo, F_SETPIPE_SZ, FIFO_SMALL) >= 0)
-		return TRUE;
-	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s: %s", vm->fifo_path, g_strerror(errno));
-	return FALSE;
-}
-
-/* QEMU has the FIFO open for writing, and so the VM is stopped. */
-static bool fifo_is_held(const struct vm *vm)
-{
-	struct pollfd p = { .fd = vm->fifo, .events = POLLIN };
-	return poll(&p, 1, 0) == 1 && !(p.revents & POLLHUP);
-}
-
-static gboolean hung(GError **error, const char *what)
-{
-	g_set_error(error, VMM_ERROR, VMM_ERROR_HUNG, "QEMU hung while %s", what);
-	return FALSE;
-}
-
-/* The first byte says that the VM is stopped and its disks are drained. An early reply: the command has failed. */
-static gboolean fifo_wait(struct vm *vm, nsec_t deadline, GError **error)
-{
-	for (;;) {
-		struct pollfd p[2] = { { .fd = vm->fifo, .events = POLLIN }, { .fd = qmp_fd(vm->qmp), .events = POLLIN } };
-		int n = poll(p, 2, deadline_ms(deadline));
-		if (n == 0)
-			return hung(error, "it stopped the VM");
-		if (n > 0 && (p[0].revents & POLLIN))
-			return TRUE;
-		if (n > 0 && p[1].revents && !qmp_receive(vm->qmp, error))
-			return FALSE;
-		if (qmp_replied(vm->qmp)) {
-			if (qmp_wait(vm->qmp, deadline, NULL, error))
-				g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "QEMU wrote no device state");
-			return FALSE;
-		}
-	}
-}
-
-/* Read to the end. c NULL: throw it away. False only if the end did not come (K2). */
-static gboolean fifo_drain(struct vm *vm, struct capture *c, nsec_t deadline, GError **error)
-{
-	uint8_t waste[4096];
-	if (c)
-		c->devices_bytes = 0;
-	for (;;) {
-		if (c && (c->devices_bytes >= STATE_LARGEST || !reserve_devices(c, c->devices_bytes + FIFO_LARGE / 8)))
-			c = NULL; /* too large: an incomplete state is found by check_state() */
-		ssize_t n = c ? read(vm->fifo, c->devices + c->devices_bytes, c->devices_room - c->devices_bytes) : read(vm->fifo, waste, sizeof waste);
-		if (n == 0)
-			return TRUE;
-		if (n > 0) {
-			if (c)
-				c->devices_bytes += (size_t)n;
-			continue;
-		}
-		struct pollfd p = { .fd = vm->fifo, .events = POLLIN };
-		if (errno != EINTR && (errno != EAGAIN || (poll(&p, 1, deadline_ms(deadline)) == 0)))
-			return hung(error, "it wrote the device state");
-	}
-}
 
 static gboolean fifo_send(struct vm *vm, GError **error)
 {
@@ -240,34 +141,33 @@ static gboolean fifo_send(struct vm *vm, GError **error)
 	return qmp_send(vm->qmp, "xen-save-devices-state", arguments, -1, error);
 }
 
-static gboolean fifo_take(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
+static gboolean fifo_take(struct vm *vm, struct job *job, GError **error)
 {
-	if (!take(vm, c, hooks, error))
+	if (!take(vm, job, error))
 		return FALSE;
-	if (fifo_is_held(vm))
+	if (vm_fifo_is_held(vm))
 		return TRUE;
 	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "QEMU did not wait for the copy");
 	return FALSE;
 }
 
-/* Everything between sending and the reply. ret_touched: the hook was called, so there is no second try by another way. */
-static gboolean fifo_capture(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, bool *ret_touched, GError **error)
+/* From sending to the reply. */
+static gboolean fifo_capture(struct vm *vm, struct job *job, GError **error)
 {
 	nsec_t deadline = clock_now() + VM_COMMAND_TIMEOUT;
-	if (!fifo_open(vm, error) || !fifo_send(vm, error))
+	if (!vm_fifo_open(vm, error) || !fifo_send(vm, error))
 		return FALSE;
-	gboolean ok = fifo_wait(vm, deadline, error);
+	gboolean ok = vm_fifo_wait(vm, deadline, error);
 	if (ok) {
-		*ret_touched = true;
-		ok = fifo_take(vm, c, hooks, error);
+		ok = fifo_take(vm, job, error);
 		deadline = clock_now() + VM_COMMAND_TIMEOUT;
 	}
-	fcntl(vm->fifo, F_SETPIPE_SZ, FIFO_LARGE);
-	gboolean drained = fifo_drain(vm, ok ? c : NULL, deadline, ok ? error : NULL);
+	vm_fifo_enlarge(vm);
+	gboolean drained = vm_fifo_drain(vm, ok ? job->c : NULL, deadline, ok ? error : NULL);
 	gboolean answered = drained && (!qmp_open(vm->qmp) || qmp_wait(vm->qmp, deadline, NULL, ok ? error : NULL));
 	if (answered)
 		vm_fifo_close(vm);
-	return ok && answered && check_state(c, error);
+	return ok && answered && vm_check_state(job->c, error);
 }
 
 /* ---- three commands ---- */
@@ -282,31 +182,16 @@ static gboolean save_to_file(struct vm *vm, GError **error)
 	return command(vm, "xen-save-devices-state", json_pack("{s:s, s:b}", "filename", vm->state_path, "live", 0), error);
 }
 
-static gboolean read_state(struct vm *vm, struct capture *c, GError **error)
+static gboolean commands_capture(struct vm *vm, struct job *job, GError **error)
 {
-	int fd = open(vm->state_path, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	gboolean ok = fd >= 0 && fstat(fd, &st) == 0 && st.st_size >= 0 && (size_t)st.st_size <= STATE_LARGEST &&
-	              reserve_devices(c, (size_t)st.st_size) && read(fd, c->devices, (size_t)st.st_size) == st.st_size;
-	if (ok)
-		c->devices_bytes = (size_t)st.st_size;
-	else
-		g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s: cannot be read", vm->state_path);
-	if (fd >= 0)
-		close(fd);
-	unlink(vm->state_path);
-	return ok;
-}
-
-static gboolean commands_capture(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
-{
-	bool was_running = qmp_events(vm->qmp)->running;
-	if (was_running && !command(vm, "stop", NULL, error))
+	vm->owes_cont = qmp_events(vm->qmp)->running;
+	if (vm->owes_cont && !command(vm, "stop", NULL, error))
 		return FALSE;
-	gboolean ok = take(vm, c, hooks, error) && save_to_file(vm, error);
-	if (was_running && !command(vm, "cont", NULL, ok ? error : NULL))
+	gboolean ok = take(vm, job, error) && save_to_file(vm, error);
+	if (vm->owes_cont && !command(vm, "cont", NULL, ok ? error : NULL))
 		return FALSE;
-	return ok && read_state(vm, c, error) && check_state(c, error);
+	vm->owes_cont = false;
+	return ok && vm_read_state(vm, job->c, error) && vm_check_state(job->c, error);
 }
 
 /* ---- the whole ---- */
@@ -334,56 +219,58 @@ static gboolean check_running(struct vm *vm, GError **error)
 	return FALSE;
 }
 
-static bool worth_another_way(const struct vm *vm, const GError *why, bool touched)
+static bool worth_another_way(const struct vm *vm, const struct job *job, const GError *why)
 {
-	return vm->method == VM_UNTRIED && !touched && why->code != VMM_ERROR_GONE && why->code != VMM_ERROR_HUNG;
+	return vm->method == VM_UNTRIED && !job->touched && why->code != VMM_ERROR_GONE && why->code != VMM_ERROR_HUNG;
 }
 
-static gboolean capture_by_some_way(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
+static gboolean capture_by_some_way(struct vm *vm, struct job *job, GError **error)
 {
 	if (vm->method == VM_THREE_COMMANDS)
-		return commands_capture(vm, c, hooks, error);
+		return commands_capture(vm, job, error);
 	GError *why = NULL;
-	bool touched = false;
-	gboolean ok = fifo_capture(vm, c, hooks, &touched, &why);
-	if (ok)
+	if (fifo_capture(vm, job, &why)) {
 		vm->method = VM_FIFO;
-	if (ok || !worth_another_way(vm, why, touched)) {
-		if (why)
-			g_propagate_error(error, why);
-		return ok;
+		return TRUE;
+	}
+	if (!worth_another_way(vm, job, why)) {
+		g_propagate_error(error, why);
+		return FALSE;
 	}
 	g_clear_error(&why);
 	vm->method = VM_THREE_COMMANDS;
-	return vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) && commands_capture(vm, c, hooks, error);
+	return vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) && commands_capture(vm, job, error);
 }
 
-gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
+/* Put the early and the late pages together; the guest runs. */
+static gboolean finish(struct vm *vm, struct job *job, GError **error)
 {
-	if (!vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) || !check_running(vm, error) || !make_room(vm, c, error))
-		return FALSE;
-	struct qmp_events before = *qmp_events(vm->qmp);
-	if (!capture_by_some_way(vm, c, hooks, error))
-		return FALSE;
-	c->pause = pause_since(vm, &before);
-	vm->last_pages = c->ram.count;
-	vm->last_devices = c->devices_bytes;
+	if (job->bulk && !pages_merge(&job->c->ram, &vm->late_pages))
+		return no_memory(error, "captured pages");
+	vm->captured = true;
+	vm->last_pages = job->bulk ? vm->late_pages.count : job->c->ram.count;
+	vm->last_devices = job->c->devices_bytes;
 	bits_clear(&vm->pending); /* K3 */
 	return TRUE;
 }
 
+gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
+{
+	struct job job = { c, hooks, false, false };
+	if (!vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) || !check_running(vm, error) || !make_room(vm, c, error) ||
+	    !copy_bulk(vm, &job, error))
+		return FALSE;
+	struct qmp_events before = *qmp_events(vm->qmp);
+	if (!capture_by_some_way(vm, &job, error))
+		return FALSE;
+	c->pause = pause_since(vm, &before);
+	return finish(vm, &job, error);
+}
+
 gboolean vm_dirty(struct vm *vm, struct page_set *set, GError **error)
 {
-	scan(vm);
-	set->count = 0;
-	if (!page_set_reserve(set, bits_count(&vm->pending)))
-		return no_memory(error, "page numbers");
-	uint64_t n;
-	for (uint64_t first = 0; (n = bits_run(&vm->pending, &first)); first += n) {
-		list_run(set->index + set->count, first, n);
-		set->count += n;
-	}
-	return TRUE;
+	scan(vm, &vm->pending);
+	return pages_list(&vm->pending, set) ? TRUE : no_memory(error, "page numbers");
 }
 
 gboolean vm_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error)
@@ -391,12 +278,15 @@ gboolean vm_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error)
 	if (!vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) || !check_running(vm, error))
 		return FALSE;
 	struct qmp_events before = *qmp_events(vm->qmp);
+	vm->owes_cont = before.running;
 	if (!command(vm, "stop", NULL, error))
 		return FALSE;
 	gboolean saved = save_to_file(vm, error);
-	gboolean ok = command(vm, "cont", NULL, saved ? error : NULL) && saved;
+	if (vm->owes_cont && !command(vm, "cont", NULL, saved ? error : NULL))
+		return FALSE;
+	vm->owes_cont = false;
 	unlink(vm->state_path);
-	if (ok)
+	if (saved)
 		*ret_pause = pause_since(vm, &before);
-	return ok;
+	return saved;
 }

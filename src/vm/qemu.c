@@ -52,6 +52,9 @@ gboolean vm_settle(struct vm *vm, nsec_t deadline, GError **error)
 		qmp_poll(vm->qmp, MIN(soon, deadline));
 	}
 	vm_fifo_close(vm);
+	if (vm->owes_cont && !qmp_command(vm->qmp, "cont", NULL, deadline, NULL, error))
+		return FALSE;
+	vm->owes_cont = false;
 	return qmp_receive(vm->qmp, error);
 }
 
@@ -159,7 +162,7 @@ static gboolean prepare(struct vm *vm, const struct vm_spec *spec, GError **erro
 {
 	if (!memory_open(&vm->memory, spec->ram_path, spec->memory_bytes, error))
 		return FALSE;
-	if (!bits_init(&vm->pending, memory_pages(&vm->memory))) {
+	if (!bits_init(&vm->pending, memory_pages(&vm->memory)) || !bits_init(&vm->late, memory_pages(&vm->memory))) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "no memory");
 		return FALSE;
 	}
@@ -258,6 +261,8 @@ static void qemu_free(struct vm *vm)
 	if (vm->tracker)
 		vm->tracker->ops->free(vm->tracker);
 	bits_free(&vm->pending);
+	bits_free(&vm->late);
+	page_set_free(&vm->late_pages);
 	memory_close(&vm->memory);
 	if (vm->fifo_path)
 		unlink(vm->fifo_path);

@@ -4,7 +4,8 @@
  *   data of the file:  page differs from the copy ──► written; the copy gets it
  *   hole of the file:  page of zeros; if the copy ever held something there ──► written; the copy is dropped
  *
- * A page that was written with what it already held is not found: nothing is lost by that. Reads no holes (R1). */
+ * A page that was written with what it already held is not found: nothing is lost by that, as long as the guest stands still between scan and
+ * copy (so it is not `live`). Reads no holes (R1). */
 #include "vm/track.h"
 #include "vm/vmm.h"
 
@@ -72,7 +73,7 @@ static void compare_free(struct tracker *tracker)
 	g_free(c);
 }
 
-static const struct tracker_ops compare_ops = { "compare", compare_scan, compare_free };
+static const struct tracker_ops compare_ops = { "compare", false, compare_scan, compare_free };
 
 struct tracker *track_compare_new(const struct memory *memory, GError **error)
 {

@@ -59,7 +59,7 @@ static void uffd_free(struct tracker *tracker)
 	g_free(u);
 }
 
-static const struct tracker_ops uffd_ops = { "uffd", uffd_scan, uffd_free };
+static const struct tracker_ops uffd_ops = { "uffd", true, uffd_scan, uffd_free };
 
 static const char *step_name(uint32_t step)
 {

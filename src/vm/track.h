@@ -3,7 +3,7 @@
  * T1 scan() adds every page written since the previous scan, or since the tracker was made; it may add more, never less.
  * T2 A scan that fails, or stops half way, may have forgotten pages: then everything that is populated counts as written (the caller's part).
  * The caller keeps what scan() added until it is safe in a capture: `struct vm` has one set of pending pages, and only a successful
- * capture empties it (V3). The VM is paused during scan(). One thread. */
+ * capture empties it (V3). The VM is paused during scan(), unless the tracker is `live`. One thread. */
 #ifndef VCFT_VM_TRACK_H
 #define VCFT_VM_TRACK_H
 
@@ -17,6 +17,7 @@ struct tracker;
 
 struct tracker_ops {
 	const char *name;
+	bool live;    /* scan() also holds while the guest runs: a page written after scan() looked at it is in the next scan */
 	gboolean (*scan)(struct tracker *tracker, struct page_bits *out, GError **error);
 	void (*free)(struct tracker *tracker);
 };

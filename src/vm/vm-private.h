@@ -21,13 +21,16 @@ struct vm {
 	struct memory memory;
 	struct tracker *tracker;
 	struct page_bits pending;      /* written since the last successful capture, as far as scans have told (V2, V3) */
+	struct page_bits late;         /* written since the copy that was made before the stop (K6) */
+	struct page_set late_pages;    /* those pages */
 	enum vm_method method;
 	char *fifo_path, *state_path;  /* where QEMU writes its device state: either way of capture.c */
 	int fifo;                      /* our end of the FIFO while a command that writes to it is open; else -1 */
 	bool verify;
 	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
 	bool kvm;
-	bool mapped;                   /* our page tables for RAM were made (before the first capture) */
+	bool captured;                 /* at least once */
+	bool owes_cont;                /* a capture by three commands has given up between stop and cont */
 	size_t last_pages, last_devices;   /* of the last capture, to have the room before the VM is stopped */
 };
 
@@ -61,11 +64,28 @@ void vm_explain(const struct vm *vm, GError **error);
 gboolean vm_capture(struct vm *vm, struct capture *capture, const struct capture_hooks *hooks, GError **error);
 gboolean vm_dirty(struct vm *vm, struct page_set *set, GError **error);
 gboolean vm_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error);
+
+/* ---- fifo.c ---- */
+
 /* A whole device state: QEMU's magic and version at the start, a section's footer and the end mark at the end. */
 bool vm_state_is_whole(const uint8_t *state, size_t bytes);
+gboolean vm_check_state(const struct capture *c, GError **error);
+/* Make room; keeps what is there. */
+gboolean vm_reserve_devices(struct capture *c, size_t bytes);
+gboolean vm_fifo_open(struct vm *vm, GError **error);
+/* The first byte says that the VM is stopped and its disks are drained. An early reply: the command has failed. */
+gboolean vm_fifo_wait(struct vm *vm, nsec_t deadline, GError **error);
+/* QEMU has the FIFO open for writing, and so the VM is stopped. */
+bool vm_fifo_is_held(const struct vm *vm);
+/* Room for a whole state: QEMU does not wait any more. */
+void vm_fifo_enlarge(struct vm *vm);
+/* Read to the end. c NULL: throw it away. False only if the end did not come (K2). */
+gboolean vm_fifo_drain(struct vm *vm, struct capture *c, nsec_t deadline, GError **error);
 /* Throw away what is in the FIFO. */
 void vm_fifo_discard(struct vm *vm);
 void vm_fifo_close(struct vm *vm);
+/* The plain file of the three commands; removes it. */
+gboolean vm_read_state(struct vm *vm, struct capture *c, GError **error);
 
 /* ---- restore.c ---- */
 

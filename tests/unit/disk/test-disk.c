@@ -202,47 +202,91 @@ static bool ends_within(int pidfd, int milliseconds)
 	return poll(&p, 1, milliseconds) == 1;
 }
 
-/* D18. A process in between starts the disk and is killed; this one adopts nbdkit, to see its end. */
-static void dies_with_its_parent(void)
+/* A process in between starts the disk and is killed; this one adopts nbdkit, to see how it ends. */
+struct report { pid_t agent, disk, holder; };
+
+static struct report start_agent(struct setup *s, bool hold)
 {
-	struct setup s;
+	struct report r;
 	int report[2];
-	pid_t pid = 0;
-	setup_open(&s);
-	disk_stop(g_steal_pointer(&s.disk));
+	setup_open(s);
+	disk_stop(g_steal_pointer(&s->disk));
 	g_assert_cmpint(pipe(report), ==, 0);
 	g_assert_cmpint(prctl(PR_SET_CHILD_SUBREAPER, 1), ==, 0);
 	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL), *fd = g_strdup_printf("%d", report[1]);
 	pid_t agent = fork();
 	if (agent == 0) {
-		execl(self, self, "--agent", s.base, s.disk_dir, s.socket, fd, NULL);
+		execl(self, self, hold ? "--agent-and-holder" : "--agent", s->base, s->disk_dir, s->socket, fd, NULL);
 		_exit(127);
 	}
-	g_assert_cmpint(read(report[0], &pid, sizeof pid), ==, sizeof pid);
-	int pidfd = pidfd_of(pid);
+	close(report[1]);
+	g_assert_cmpint(read(report[0], &r, sizeof r), ==, sizeof r);
+	close(report[0]);
+	return r;
+}
+
+/* What the process in between does. With hold, a child of its own keeps its descriptors open after its end. */
+static int be_agent(char **argv, bool hold)
+{
+	struct disk_spec spec = { g_getenv("VIRTCFT_DISK_PLUGIN"), argv[0], argv[1], argv[2] };
+	struct disk *disk = disk_start(&spec, epoch_of(1), NULL);
+	struct report r = { getpid(), disk ? disk_pid(disk) : 0, hold ? fork() : 0 };
+	if (hold && r.holder == 0)
+		return pause();
+	if (write(atoi(argv[3]), &r, sizeof r) == sizeof r)
+		pause();
+	return 1;
+}
+
+static int status_after_kill(struct report r)
+{
+	int status, pidfd = pidfd_of(r.disk);
 	g_assert_cmpint(pidfd, >=, 0);
 	g_assert_false(ends_within(pidfd, 0));
-	kill(agent, SIGKILL);
+	kill(r.agent, SIGKILL);
 	g_assert_true(ends_within(pidfd, 5000));
-	g_assert_cmpint(waitpid(agent, NULL, 0), ==, agent);
-	g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
-	prctl(PR_SET_CHILD_SUBREAPER, 0);
 	close(pidfd);
-	close(report[0]);
-	close(report[1]);
+	g_assert_cmpint(waitpid(r.agent, NULL, 0), ==, r.agent);
+	g_assert_cmpint(waitpid(r.disk, &status, 0), ==, r.disk);
+	prctl(PR_SET_CHILD_SUBREAPER, 0);
+	return status;
+}
+
+static void dies_with_its_parent(void)
+{
+	struct setup s;
+	status_after_kill(start_agent(&s, false));
 	setup_start(&s, 1);   /* over what was left behind: socket, logs */
 	setup_close(&s);
 }
 
-/* What the process in between does. */
-static int be_agent(char **argv)
+/* D18 alone: the control socket does not end, for somebody still has it. SIGKILL, for with anything less nbdkit waits for its clients. */
+static void is_killed_even_if_the_control_socket_lives(void)
 {
-	struct disk_spec spec = { g_getenv("VIRTCFT_DISK_PLUGIN"), argv[0], argv[1], argv[2] };
-	struct disk *disk = disk_start(&spec, epoch_of(1), NULL);
-	pid_t pid = disk ? disk_pid(disk) : 0;
-	if (write(atoi(argv[3]), &pid, sizeof pid) == sizeof pid)
-		pause();
-	return 1;
+	struct setup s;
+	struct report r = start_agent(&s, true);
+	int status = status_after_kill(r);
+	g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	kill(r.holder, SIGKILL);
+	g_assert_cmpint(waitpid(r.holder, NULL, 0), ==, r.holder);
+	setup_close(&s);
+}
+
+/* D17 alone: the control socket ends, the agent lives. */
+static void ends_with_the_control_socket(void)
+{
+	struct setup s;
+	setup_open(&s);
+	int pidfd = pidfd_of(disk_pid(s.disk));
+	for (int fd = 3; fd < 256; fd++) {
+		int type = 0;
+		socklen_t n = sizeof type;
+		if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_SEQPACKET)
+			shutdown(fd, SHUT_RDWR);
+	}
+	g_assert_true(ends_within(pidfd, 5000));
+	close(pidfd);
+	setup_close(&s);
 }
 
 static gpointer start_in_thread(gpointer data)
@@ -415,8 +459,8 @@ static bool found(const char *program)
 
 int main(int argc, char **argv)
 {
-	if (argc == 6 && strcmp(argv[1], "--agent") == 0)
-		return be_agent(argv + 2);
+	if (argc == 6 && g_str_has_prefix(argv[1], "--agent"))
+		return be_agent(argv + 2, strcmp(argv[1], "--agent-and-holder") == 0);
 	g_test_init(&argc, &argv, NULL);
 	if (!g_getenv("VIRTCFT_DISK_PLUGIN") || !found("nbdkit") || !found("qemu-io") || !found("qemu-img")) {
 		g_test_message("needs VIRTCFT_DISK_PLUGIN, nbdkit, qemu-io and qemu-img");
@@ -427,6 +471,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/junk", junk_is_refused_with_nbdkits_words);
 	g_test_add_func("/disk/wrong-parameters", wrong_parameters_are_refused);
 	g_test_add_func("/disk/D18-dies-with-parent", dies_with_its_parent);
+	g_test_add_func("/disk/D18-killed", is_killed_even_if_the_control_socket_lives);
+	g_test_add_func("/disk/D17-control-ends", ends_with_the_control_socket);
 	g_test_add_func("/disk/D18-outlives-thread", outlives_the_thread_that_started_it);
 	g_test_add_func("/disk/D19-dead-nbdkit", a_dead_nbdkit_is_an_error);
 	g_test_add_func("/disk/refusal", a_refusal_leaves_the_disk_usable);

@@ -6,7 +6,11 @@
 #include "disk/stack.h"
 #include "scratch.h"
 
+#include <glib/gstdio.h>
+
 #include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #define BLOCKS 40u
 #define BASE_BYTES (39u * DISK_BLOCK_BYTES + 1000u)   /* ends within block 39 */
@@ -380,6 +384,52 @@ static void no_space_fails_and_retry_passes(void)
 	disk_stack_close(stack);
 }
 
+/* D14 on a file system that is really full: requests fail with ENOSPC, nothing that was written is lost, all goes on when there is room. */
+static void full_file_system_here(void)
+{
+	g_autoptr(scratch) dir = scratch_new();
+	g_autofree char *base = scratch_file(dir, "base", 1024 * DISK_BLOCK_BYTES, 1), *small = g_build_filename(dir, "small", NULL);
+	g_autoptr(GError) error = NULL;
+	uint64_t count;
+	unsigned n = 0;
+	uint8_t data[DISK_BLOCK_BYTES];
+	g_assert_cmpint(g_mkdir(small, 0700), ==, 0);
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("none", small, "tmpfs", 0, "size=1m") < 0) {
+		g_print("may not mount\n");
+		return;
+	}
+	struct disk_stack *stack = open_small(small, base, 1);
+	do
+		memset(data, (int)n % 200 + 1, sizeof data);
+	while (disk_stack_write(stack, data, sizeof data, n * DISK_BLOCK_BYTES) == 0 && ++n < 1024);
+	g_assert_cmpuint(n, >, 100);
+	g_assert_cmpuint(n, <, 256);
+	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL));
+	g_assert_cmpuint(count, ==, n);
+	g_assert_false(disk_stack_commit(stack, epoch_of(1), &error));
+	assert_error_has(error, "No space left");
+	disk_stack_tidy(stack);
+	for (unsigned b = 0; b < n; b++)
+		g_assert_cmpint(read_byte(stack, b), ==, (int)b % 200 + 1);
+	g_assert_cmpint(mount("none", small, "tmpfs", MS_REMOUNT, "size=8m"), ==, 0);
+	g_assert_cmpint(disk_stack_write(stack, data, sizeof data, n * DISK_BLOCK_BYTES), ==, 0);
+	g_assert_true(disk_stack_commit(stack, epoch_of(1), NULL));
+	for (unsigned b = 0; b <= n; b++)
+		g_assert_cmpint(read_byte(stack, b), ==, (int)b % 200 + 1);
+	disk_stack_close(stack);
+	umount(small);
+}
+
+static void full_file_system(void)
+{
+	if (g_test_subprocess()) {
+		full_file_system_here();
+		return;
+	}
+	g_test_trap_subprocess(NULL, 0, 0);
+	g_test_trap_assert_passed();
+}
+
 /* D11: reads in other threads see neither a hole nor an old block while logs are sealed, merged, folded and dropped. Writers count up: what a
  * reader sees of a block never goes down. */
 struct race { struct disk_stack *stack; bool stop; };
@@ -446,6 +496,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/stack/junk", junk_is_refused);
 	g_test_add_func("/disk/stack/beyond-the-end", requests_beyond_the_end_are_refused);
 	g_test_add_func("/disk/stack/D14-no-space", no_space_fails_and_retry_passes);
+	g_test_add_func("/disk/stack/D14-full-file-system", full_file_system);
 	g_test_add_func("/disk/stack/D11-no-seam", readers_see_no_seam);
 	return g_test_run();
 }

@@ -100,6 +100,22 @@ static void round_trip(const char *what, int a, int b, unsigned target)
 	g_free(t);
 }
 
+/* What a VM's pause pays. */
+static void cuts(const char *what, struct host *h)
+{
+	enum { N = 2000 };
+	static nsec_t times[N];
+	for (uint64_t r = 1; r <= N; r++) {
+		nsec_t start = clock_now();
+		host_cut(h, 1, r);
+		times[r - 1] = clock_now() - start;
+		host_cut(h, 2, r);
+		net_marker(h->net, epoch_of(r), 0);
+	}
+	qsort(times, N, sizeof times[0], compare);
+	printf("%-28s median %.1f us, 99%% %.1f us\n", what, (double)times[N / 2] / 1e3, (double)times[N * 99 / 100] / 1e3);
+}
+
 int main(void)
 {
 	struct host *h1 = host_new(1, NULL), *h2 = host_new(2, NULL);
@@ -121,6 +137,7 @@ int main(void)
 	round_trip("a pair of sockets", pair[0], pair[1], 2);
 	round_trip("one switch", v1, v2, 2);
 	round_trip("two switches and a tunnel", v1, v3, 3);
+	cuts("cut of an idle VM", h1);
 	throughput("one switch", v1, v2, 2, 1514);
 	close(v1);
 	close(v2);
@@ -129,6 +146,7 @@ int main(void)
 	throughput("one switch", v1, v2, 2, 64);
 	close(v1);
 	v1 = host_connect(h1, 1);
+	host_cut(h2, 3, 2000);
 	throughput("two switches and a tunnel", v1, v3, 3, 1514);
 	struct net_stats a = host_stats(h1), b = host_stats(h2);
 	printf("frames %" PRIu64 " and %" PRIu64 ", dropped for full queues %" PRIu64 " and %" PRIu64 "\n", a.frames, b.frames, a.dropped, b.dropped);

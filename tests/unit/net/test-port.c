@@ -225,6 +225,27 @@ static void test_n4_read_out(struct fixture *f, gconstpointer data)
 	}
 }
 
+/* N4: the VM may have connected and sent while the switch was busy with others: its frames are of the epoch that ends all the same. */
+static void test_n4_just_connected(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (uint64_t r = 1; r <= 100; r++) {
+		close(f->vm[1]);
+		host_cut(f->h, 2, r);
+		for (uint32_t i = 0; i < 30; i++)
+			vm_send(f->vm[3], 3, 3, i);
+		f->vm[1] = host_connect(f->h, 1);
+		vm_send(f->vm[1], 1, 2, 7);
+		host_cut(f->h, 1, r);
+		vm_expect(f->vm[2], 1, 7);
+		host_cut(f->h, 3, r);
+		host_cut(f->h, 4, r);
+		net_marker(f->h->net, epoch_of(r), 0);
+		HOST_WAIT(f->h, f->h->complete == r);
+		record_expect(f->h, 2, r, 1, 1, (uint32_t[]){ 7 });
+	}
+}
+
 static void cut_all(struct fixture *f, uint64_t r)
 {
 	for (unsigned v = 1; v <= 4; v++)
@@ -361,6 +382,27 @@ static void test_discard(struct fixture *f, gconstpointer data)
 	net_marker(f->h->net, epoch_of(2), 0);
 	HOST_WAIT(f->h, f->h->complete == 2);
 	record_expect(f->h, 2, 2, 1, 2, (uint32_t[]){ 1, 2 }); /* 1 was unread at the cut */
+}
+
+/* A record that is complete is dropped as well; for an epoch that is given up already none is made and nobody is told. */
+static void test_discard_complete(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	cut_all(f, 1);
+	net_discard(f->h->net, epoch_of(1));
+	g_assert_null(net_take_record(f->h->net, (struct vm_id){ 2 }, epoch_of(1)));
+	net_discard(f->h->net, epoch_of(2));
+	host_cut(f->h, 2, 2);
+	uint64_t recorded = host_stats(f->h).recorded;
+	vm_send(f->vm[1], 1, 2, 1);
+	vm_expect(f->vm[2], 1, 1);
+	g_assert_cmpuint(host_stats(f->h).recorded, ==, recorded);
+	for (unsigned v = 1; v <= 4; v++)
+		if (v != 2)
+			host_cut(f->h, v, 2);
+	net_marker(f->h->net, epoch_of(2), 0);
+	g_assert_cmpuint(HOST_GET(f->h, f->h->complete), ==, 1);
+	cut_all(f, 3);
 }
 
 /* Held for an epoch that was given up: recorded at the next cut, for it was sent before that of its sender. */
@@ -606,12 +648,14 @@ int main(int argc, char **argv)
 	ADD("N4-held-stays", test_n4_held_stays, NULL);
 	ADD("P2-older-recorded", test_p2_older_recorded, NULL);
 	ADD("N4-read-out", test_n4_read_out, NULL);
+	ADD("N4-just-connected", test_n4_just_connected, NULL);
 	ADD("N4-unread", test_n4_unread, NULL);
 	ADD("N4-half-read", test_n4_half_read, NULL);
 	ADD("N4-unread-sizes", test_n4_unread_sizes, NULL);
 	ADD("N4-backlog", test_n4_backlog, NULL);
 	ADD("not-connected", test_not_connected, NULL);
 	ADD("discard", test_discard, NULL);
+	ADD("discard-complete", test_discard_complete, NULL);
 	ADD("discard-held", test_discard_held, NULL);
 	ADD("freeze", test_freeze, NULL);
 	ADD("rollback", test_rollback, NULL);

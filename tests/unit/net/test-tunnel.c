@@ -177,6 +177,25 @@ static void test_p1_held(struct fixture *f, gconstpointer data)
 	record_expect(f->h[2], 3, 1, 0, 0, NULL);
 }
 
+/* N5: in a queue that waits, the marker keeps its place between the frames. */
+static void test_n5_marker_in_order(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
+	vm_send(f->vm[1], 1, 3, 1);
+	vm_send(f->vm[1], 1, 3, 2);
+	host_settle(f->h[1], 2);
+	cut_host(f, 1, 1);
+	vm_send(f->vm[1], 1, 3, 3);
+	host_settle(f->h[1], 3);
+	cut_host(f, 2, 1);
+	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+	for (uint32_t i = 1; i <= 3; i++)
+		vm_expect(f->vm[3], 1, i);
+	HOST_WAIT(f->h[2], f->h[2]->complete == 1);
+	record_expect(f->h[2], 3, 1, 1, 2, (uint32_t[]){ 1, 2 });
+}
+
 /* ---- generations ---- */
 
 /* A frame of an older generation is dropped; one of a newer is kept until it runs here, and comes behind the record. */
@@ -185,6 +204,11 @@ static void test_g1_generations(struct fixture *f, gconstpointer data)
 	(void)data;
 	vm_send(f->vm[1], 1, 3, 0);
 	vm_expect(f->vm[3], 1, 0);
+	cut_host(f, 1, 1); /* checkpoint 1 will be made again in generation 2 */
+	cut_host(f, 2, 1);
+	HOST_WAIT(f->h[1], f->h[1]->complete == 1);
+	HOST_WAIT(f->h[2], f->h[2]->complete == 1);
+	HOST_GET(f->h[2], f->h[2]->complete = 0);
 	net_freeze(f->h[2]->net);
 	host_start(f->h[1], 2, 0);
 	vm_expect_closed(f->vm[1]);
@@ -471,11 +495,63 @@ static void test_n6_complete_by_later_marker(struct victim *v, gconstpointer dat
 	record_expect(v->h, 3, 1, 1, 1, (uint32_t[]){ 10 });
 }
 
+/* N6: when the record is complete nothing more belongs to it: what still comes, from a host that nobody waited for, is not delivered. */
+static void test_n6_late(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	host_cut(v->h, 3, 1);
+	net_marker(v->h->net, epoch_of(1), 0);
+	HOST_WAIT(v->h, v->h->complete == 1);
+	send_frame(v->tunnel, 1, 1, 0, 0, 1, 10);
+	send_frame(v->tunnel, 1, 2, 0, 0, 1, 11);
+	vm_expect(v->vm[3], 1, 11);
+	record_expect(v->h, 3, 1, 1, 0, NULL);
+	g_assert_cmpuint(host_stats(v->h).dropped, ==, 1);
+}
+
+/* Good messages with some bytes changed: whatever happens to the connection, the switch lives and its VMs go on. */
+static void test_junk_random(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	for (int round = 0; round < 300; round++) {
+		int pair[2];
+		uint8_t b[4096];
+		g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
+		send_hello(pair[0], 1);
+		for (uint32_t i = 0; i < 8; i++) {
+			send_frame(pair[0], 1, 1 + i, 0, 0, 1, i);
+			send_marker(pair[0], 1, 1 + i);
+		}
+		ssize_t n = read(pair[1], b, sizeof b);
+		close(pair[0]);
+		close(pair[1]);
+		for (int flips = g_test_rand_int_range(0, 4); flips > 0; flips--)
+			b[g_test_rand_int_range(0, (gint32)n)] = (uint8_t)g_test_rand_int();
+		int fd = tcp_connect(v->h->port);
+		vm_send_bytes(fd, b, (size_t)g_test_rand_int_range(1, (gint32)n + 1));
+		shutdown(fd, SHUT_WR);
+		while (read(fd, b, sizeof b) > 0)
+			;
+		close(fd);
+	}
+	net_rollback(v->h->net, (struct generation){ 2 }, epoch_of(0));
+	net_run(v->h->net);
+	vm_expect_closed(v->tunnel);
+	close(v->tunnel);
+	close(v->vm[3]);
+	v->vm[3] = host_connect(v->h, 3);
+	HOST_WAIT(v->h, v->h->up == 0);
+	victim_join(v);
+	send_frame(v->tunnel, 2, 1, 0, 0, 1, 12345);
+	vm_expect(v->vm[3], 1, 12345);
+}
+
 /* Strangers who say nothing, or wrong things, take no place of the host that is expected. */
 static void test_strangers(struct victim *v, gconstpointer data)
 {
 	(void)data;
 	int junk[8];
+	net_add_host(v->h->net, (struct host_id){ 5 }, "127.0.0.1", 1);
 	for (int i = 0; i < 8; i++) {
 		junk[i] = tcp_connect(v->h->port);
 		if (i % 4 == 1)
@@ -542,6 +618,7 @@ int main(int argc, char **argv)
 	ADD("reconnect", test_reconnect, NULL);
 #undef ADD
 #define ADD(name, function, data) g_test_add("/net/tunnel/" name, struct fixture, data, setup, function, teardown)
+	ADD("N5-marker-in-order", test_n5_marker_in_order, NULL);
 	ADD("queued-before-up", test_queued_before_up, NULL);
 	ADD("unreachable", test_unreachable, &small);
 #undef ADD
@@ -559,6 +636,8 @@ int main(int argc, char **argv)
 	ADD("dropped", test_dropped, NULL);
 	ADD("pieces", test_pieces, NULL);
 	ADD("N6-later-marker", test_n6_complete_by_later_marker, NULL);
+	ADD("N6-late", test_n6_late, NULL);
+	ADD("junk-random", test_junk_random, NULL);
 	ADD("strangers", test_strangers, NULL);
 	ADD("replaced", test_replaced, NULL);
 	ADD("ahead-bounded", test_ahead_bounded, NULL);

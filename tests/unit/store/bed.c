@@ -14,10 +14,12 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-static uint64_t random_state = 0x9e3779b97f4a7c15u;
-
+/* From GLib's seed, so that `--seed` does the same again. */
 uint64_t bed_random(void)
 {
+	static uint64_t random_state;
+	if (!random_state)
+		random_state = 1 + (uint64_t)(uint32_t)g_test_rand_int();
 	uint64_t z = random_state += 0x9e3779b97f4a7c15u;
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -28,7 +30,7 @@ struct host_id bed_host(unsigned n) { return (struct host_id){ n + 2 }; }
 
 char *bed_temp(void)
 {
-	char *dir = g_strdup(access("/dev/shm", W_OK) == 0 ? "/dev/shm/virtcft-test-XXXXXX" : "/tmp/virtcft-test-XXXXXX");
+	char *dir = g_strdup(access("/dev/shm", W_OK) == 0 ? "/dev/shm/vcft-store-XXXXXX" : "/tmp/vcft-store-XXXXXX");
 	g_assert_nonnull(g_mkdtemp(dir));
 	return dir;
 }
@@ -360,7 +362,8 @@ unsigned bed_recover(struct bed *bed)
 static uint8_t *map_whole(const char *path, size_t bytes)
 {
 	int fd = open(path, O_RDONLY);
-	g_assert_cmpint(fd, >=, 0);
+	if (fd < 0)
+		g_error("%s: %s", path, g_strerror(errno));
 	struct stat st;
 	g_assert_cmpint(fstat(fd, &st), ==, 0);
 	g_assert_cmpuint((size_t)st.st_size, ==, bytes);

@@ -281,6 +281,45 @@ static void test_recover_to_staged(void)
 	bed_free(bed);
 }
 
+/* The first epoch of a backup, staged: it is complete with it. */
+static void test_recover_to_first(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .disks = 1, .backups = 1 });
+	struct message_holding h[VCFT_VM_MAX];
+	bed_set_backups(bed, 1, 0);
+	bed_write_some(bed, 300);
+	struct epoch_id r = bed_send(bed);
+	bed_record(bed, r);
+	g_assert_true(bed_wait(bed, r));
+	bed_commit_source(bed, r);
+	g_assert_cmpuint(sink_holdings(bed->backup[0].sink, h), ==, 1);
+	g_assert_cmpuint(h[0].image.n, ==, 0);
+	g_assert_cmpuint(h[0].staged.n, ==, 1);
+	g_assert_cmpuint(h[0].complete.n, ==, 1);
+	bed_recover(bed);
+	check_all(bed, 1);
+	bed_free(bed);
+}
+
+/* What a former life left at the paths is not part of a new image. */
+static void test_S4_old_files(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .disks = 1, .backups = 1 });
+	g_autofree char *ram = g_strdup_printf("%s/ram", bed->backup[0].dir), *disk = g_strdup_printf("%s/disk0", bed->backup[0].dir);
+	g_autofree char *overlay = g_strdup_printf("%s/overlay", disk), *map = g_strdup_printf("%s/map", disk);
+	g_assert_cmpint(g_mkdir_with_parents(disk, 0700), ==, 0);
+	g_autofree char *junk = g_strnfill(8 * VCFT_PAGE_SIZE, 'x');
+	g_assert_true(g_file_set_contents(ram, junk, 8 * VCFT_PAGE_SIZE, NULL));
+	g_assert_true(g_file_set_contents(overlay, junk, 8 * VCFT_PAGE_SIZE, NULL));
+	g_assert_true(g_file_set_contents(map, junk, 5, NULL));
+	bed_set_backups(bed, 1, 0);
+	bed_write(bed, 0, 2, 0);
+	bed_epoch(bed);
+	g_assert_cmpuint(bed_recover(bed), ==, 1);
+	check_all(bed, 1);
+	bed_free(bed);
+}
+
 /* A stage that was never committed anywhere is not what is recovered to. */
 static void test_recover_behind_stage(void)
 {
@@ -349,6 +388,28 @@ static void test_generation(void)
 	bed_epoch(bed);
 	bed_recover(bed);
 	check_all(bed, 1);
+	bed_free(bed);
+}
+
+/* Connections are made anew, without source_set_backups(): what was last said to be complete counts. */
+static void test_generation_unasked(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 2, .fill_bytes = 20 * VCFT_PAGE_SIZE });
+	bed_set_backups(bed, 3, 0);
+	for (uint64_t p = 0; p < 100; p++)
+		bed_write(bed, 0, p, 1);
+	bed_epoch(bed);
+	bed_set_backups(bed, 3, 1);
+	bed_epoch(bed);
+	for (unsigned i = 0; i < 2; i++)
+		sink_generation(bed->backup[i].sink, (struct generation){ 2 });
+	bed->generation.n = 2;
+	bed_epoch(bed);
+	g_assert_cmpuint(bed->stored_complete, ==, host_bit(bed_host(0)));    /* the other one is filled again */
+	for (unsigned i = 0; i < 5; i++)
+		bed_epoch(bed);
+	g_assert_cmpuint(bed_recover(bed), ==, 3);
+	check_all(bed, 3);
 	bed_free(bed);
 }
 
@@ -543,6 +604,52 @@ static void test_abort_half_sent(void)
 	bed_free(bed);
 }
 
+/* A slow way to a real backup: nothing goes through until `open` is set. */
+struct proxy { int listener; uint16_t to; gint open, end; };
+
+static gpointer proxy_thread(gpointer data)
+{
+	struct proxy *p = data;
+	int in = accept(p->listener, NULL, NULL), out = bed_connect(p->to);
+	uint8_t buffer[65536];
+	while (!g_atomic_int_get(&p->open))
+		g_usleep(1000);
+	while (!g_atomic_int_get(&p->end)) {
+		size_t n = bed_receive(in, buffer, 1, 1);
+		ssize_t more = n ? recv(in, buffer + 1, sizeof buffer - 1, MSG_DONTWAIT) : 0;
+		bed_send_all(out, buffer, n + (size_t)MAX(more, 0));
+		n = bed_receive(out, buffer, STREAM_ACK_BYTES, 0);
+		bed_send_all(in, buffer, n);
+	}
+	close(in);
+	close(out);
+	return NULL;
+}
+
+static void test_abort_behind_slow_link(void)
+{
+	struct proxy proxy = { 0 };
+	uint16_t port;
+	struct bed *bed = bed_new(&(struct bed_options){ .ram_pages = 8192, .backups = 1 });
+	proxy.listener = bed_listen(&port);
+	proxy.to = bed->backup[0].port;
+	GThread *thread = g_thread_new("proxy", proxy_thread, &proxy);
+	set_fake(bed, port);
+	for (uint64_t p = 0; p < 8192; p++)
+		bed_write(bed, 0, p, 1);
+	struct epoch_id r = bed_send(bed);
+	g_usleep(100 * 1000);    /* sockets are full by now */
+	bed_abort(bed, r);
+	g_atomic_int_set(&proxy.open, 1);
+	bed_epoch(bed);
+	g_assert_cmpuint(bed_recover(bed), ==, 1);
+	check_all(bed, 1);
+	g_atomic_int_set(&proxy.end, 1);
+	g_thread_join(thread);
+	close(proxy.listener);
+	bed_free(bed);
+}
+
 /* A backup that has failed is named again: it starts from nothing. */
 static void test_back_again(void)
 {
@@ -603,6 +710,10 @@ int main(int argc, char **argv)
 	g_test_add_func("/store/recover/behind-stage", test_recover_behind_stage);
 	g_test_add_func("/store/K4/told", test_K4_told);
 	g_test_add_func("/store/generation", test_generation);
+	g_test_add_func("/store/generation-unasked", test_generation_unasked);
+	g_test_add_func("/store/S4/old-files", test_S4_old_files);
+	g_test_add_func("/store/recover/to-first", test_recover_to_first);
+	g_test_add_func("/store/abort-behind-slow-link", test_abort_behind_slow_link);
 	g_test_add_func("/store/clear-and-drop", test_clear_and_drop);
 	g_test_add_func("/store/no-backups", test_no_backups);
 	g_test_add_func("/store/T5/stops-reading", test_T5_stops_reading);

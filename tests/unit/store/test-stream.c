@@ -319,6 +319,11 @@ static void test_K3_replace(void)
 	put_tail(rig);
 	g_assert_cmpint(talk_all(rig), ==, STORE_BAD_ORDER);
 	put_open(rig, again);
+	put_epoch(rig, 5, 13, 10);
+	put_tail(rig);
+	g_assert_cmpint(talk_all(rig), ==, STORE_BAD_BASE);
+	check_untouched(rig, 11, 12);
+	put_open(rig, again);
 	put_epoch(rig, 5, 13, 11);
 	put_pages(rig, 0, DELTA_LITERAL, 9, 1);
 	put_tail(rig);
@@ -482,7 +487,9 @@ static void test_K5_newer_connection(void)
 	g_byte_array_set_size(rig->out, 0);
 	put_good(rig);
 	g_assert_cmpint(talk_all(rig), ==, STORE_OK);
+	gint64 start = g_get_monotonic_time();
 	g_assert_cmpuint(bed_receive(old, in, sizeof in, 5000), ==, 0);
+	g_assert_cmpint(g_get_monotonic_time() - start, <, 4000000);    /* closed, not silent */
 	close(old);
 	check_untouched(rig, 10, 11);
 	rig_free(rig);

@@ -1,0 +1,266 @@
+/* sim.h - the simulator: whole clusters in virtual time around the real core (src/core), checked against the promises P1-P7.
+ *
+ *   faults.c ──crash, cut, heal, refuse, ...──►┐
+ *   ring.c   group: total order, membership ──►│ host.c: the agent's part ──► core/epoch.c, core/placement.c   (the real objects)
+ *   link.c   tunnels, streams: FIFO, delays ──►│    guest.c: VMs, ports, uplinks ──► core/cut.c
+ *                                              └──► check.c: what must be true
+ *
+ * One seed is one run, exactly repeatable: the only source of chance is world.random, the only clock world.now. All that a run allocates comes from
+ * one arena that is reset between runs. Nothing here is part of the product. */
+#ifndef VCFT_SIM_H
+#define VCFT_SIM_H
+
+#include "base/clock.h"
+#include "core/cut.h"
+#include "core/epoch.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define HOSTS 5u
+#define VMS 4u
+#define USEC NSEC_PER_USEC
+#define MSEC NSEC_PER_MSEC
+
+struct world;
+struct host;
+
+/* A frame from one VM to another (to < VMS) or to the outside (to == VMS). A sender's frames to one receiver are a chain: what it has sent is known by the
+ * newest one. Two timelines never share a frame that was sent after they parted. */
+struct frame {
+	struct frame *previous;
+	uint32_t number;
+	uint8_t from, to;
+	bool released;
+};
+
+/* All that a VM is: what it has sent and received. */
+struct guest_state { struct frame *sent[VMS + 1], *received[VMS]; };
+
+/* A checkpoint of a VM, as captured. */
+struct copy {
+	struct guest_state state;
+	struct generation generation;
+	struct epoch_id epoch;
+	struct frame **record;
+	uint32_t record_count;
+};
+
+/* What a backup, or a VM's own host, keeps of one VM. */
+struct image { const struct copy *copy; struct epoch_id epoch, complete; bool there; };
+struct stage { const struct copy *copy; struct epoch_id epoch, base; bool there, fresh, fills; };
+
+/* One epoch of one VM on its way to a backup. */
+struct stream {
+	struct host *from;
+	uint32_t from_life;
+	uint32_t vm;
+	struct generation generation;
+	struct stage stage;
+};
+
+/* A frame with what the tunnel adds. */
+struct tagged { struct frame *frame; struct generation generation; struct epoch_id colour; };
+
+struct list { void **at; uint32_t count, room; };
+
+struct sim_vm {
+	bool here, running;                  /* placed on this host; its guest runs */
+	uint32_t life;
+	struct guest_state state;
+	struct epoch_id port;                /* the epoch that its port is in */
+	struct list held;                    /* struct tagged: newer colours */
+	struct list record;                  /* struct frame: of checkpoint port - 1 */
+	nsec_t last_cut;
+	struct image shadow;
+	struct copy *cut;                    /* captured, not yet applied or discarded */
+	bool recorded;                       /* its record is complete */
+	host_mask backups, acked, synced;    /* synced: backups that follow this VM */
+	uint8_t left_to_fill[HOSTS + 1];     /* epochs */
+	/* as a backup of it */
+	struct image image;
+	struct stage stage;
+	struct stream *waiting;
+};
+
+struct out_frame { struct frame *frame; struct epoch_id epoch; };
+
+struct item;   /* of an inbox: ring.c */
+
+struct host {
+	struct world *world;
+	struct host_id id;
+	struct epoch *core;
+	bool up;
+	uint32_t life;                       /* grows with every start and end: what was meant for an earlier life is void */
+	struct generation remembered, seen;
+
+	/* group */
+	struct ring *ring;
+	uint32_t position;                   /* messages of the ring that corosync has handed over */
+	struct list outbox;                  /* struct letter */
+	struct list inbox;                   /* struct item */
+	bool ordering, reading;
+	host_mask view, told;
+	bool told_quorate;
+	nsec_t slow_until;
+
+	/* agent */
+	bool configured, preparing;
+	struct generation preparing_for;
+	struct generation generation, sink_generation;
+	bool running, frozen;
+	nsec_t tick_at;
+	uint64_t report;
+	struct sim_vm vm[VMS];
+	struct message_placement placement[VMS];
+	struct epoch_id capture;             /* the checkpoint under way */
+	bool failed, marked, recorded;
+	uint32_t to_cut;
+	host_mask others;
+	struct epoch_id marker[HOSTS + 1];   /* from each host, in this generation */
+	struct list early;                   /* struct tagged: frames of a generation that has not run yet */
+	struct list uplink;                  /* struct out_frame */
+	struct epoch_id released;
+};
+
+struct link {
+	nsec_t last;
+	uint32_t connection;
+	bool blocked;
+	struct list stalled;
+	struct generation broken;            /* a connection broke in this generation: nothing of it passes any more */
+};
+
+/* What each run may do. */
+struct plan {
+	unsigned hosts, vms, backups, faults;
+	bool hold;
+	unsigned refuse, lose_ack, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
+	nsec_t interval, end, quiet;
+};
+
+/* A generation that somebody was placed for. */
+struct generation_check {
+	struct generation generation;
+	host_mask participants;
+	struct epoch_id epoch;
+	bool resumed;
+	const struct copy *placed[VMS];
+	bool there[VMS];
+	struct generation_check *next;
+};
+
+struct trigger {                             /* a fault that waits for an action of the protocol */
+	bool armed;
+	enum epoch_action_type action;
+	enum message_type message;
+	uint32_t count;
+	bool before;
+	uint8_t what;
+};
+
+struct event { nsec_t at; uint64_t order; void (*fire)(struct world *, void *); void *argument; };
+
+struct world {
+	uint64_t seed, random;
+	nsec_t now;
+	bool trace, quiet;
+	struct plan plan;
+	struct event *heap;
+	uint32_t heap_count, heap_room;
+	uint64_t event_order, events;
+	struct host host[HOSTS + 1];
+	struct link link[HOSTS + 1][HOSTS + 1];
+	uint8_t side[HOSTS + 1];             /* of the partition that the host is on */
+	struct epoch_config config;
+	struct trigger trigger[3];
+
+	/* check.c */
+	struct frame *released[VMS];
+	struct generation_check *generations;
+	host_mask losses;                    /* since every VM had its backups last */
+	unsigned loss_count;
+	bool excused;
+	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[64];
+	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;
+	char violation[240];
+	jmp_buf stop;
+};
+
+/* sim.c */
+void *sim_alloc(size_t n);                                       /* zeroed; until the end of the run */
+void sim_after(struct world *w, nsec_t delay, void (*fire)(struct world *, void *), void *argument);
+uint64_t sim_random(struct world *w, uint64_t below);
+nsec_t sim_between(struct world *w, nsec_t least, nsec_t most);
+bool sim_chance(struct world *w, unsigned thousandth);
+void list_add(struct list *l, void *p);
+void *list_take(struct list *l);                                 /* the first; NULL: empty */
+void sim_trace(struct world *w, const struct host *h, const char *format, ...) __attribute__((format(printf, 3, 4)));
+_Noreturn void sim_violation(struct world *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+extern bool sim_tracing;
+#define TRACE(w, h, ...) do { if (sim_tracing) sim_trace(w, h, __VA_ARGS__); } while (0)
+
+/* What was meant for a host, and void if it has died since. */
+struct note { struct host *host; uint32_t life; uint32_t vm; uint64_t n, m; void *p; };
+struct note *note_new(struct host *h);
+static inline bool note_is_void(const struct note *n) { return !n->host->up || n->host->life != n->life; }
+
+/* ring.c */
+void ring_start(struct world *w);
+void ring_mcast(struct host *h, const struct message *m);
+void ring_connectivity_changed(struct world *w);
+void ring_host_gone(struct host *h);
+
+/* host.c */
+void host_start(struct host *h);
+void host_crash(struct host *h);
+void host_step(struct host *h, const struct epoch_event *event);
+void host_deliver(struct host *h, struct host_id from, const struct message *m);
+void host_all_cut(struct host *h, struct epoch_id r);
+void host_check_record(struct host *h);
+void host_trouble(struct host *h, uint32_t vm, uint8_t reason);
+struct epoch_view host_view(const struct host *h);
+void host_up(struct host *h);
+
+/* copies.c: images, stages, streams */
+void copies_capture(struct host *h, uint32_t vm);
+void copies_send(struct host *h);
+void copies_commit(struct host *h, struct epoch_id r);
+void copies_discard(struct host *h, struct epoch_id r);
+void copies_recover(struct host *h, struct epoch_id c, const struct message_placement *placement);
+void copies_look_again(struct host *h);
+uint32_t copies_holdings(const struct host *h, struct message_holding *out);
+
+/* guest.c: VMs, ports, uplinks */
+void guest_run(struct host *h, uint32_t vm);
+void guest_receive(struct host *h, const struct tagged *t);
+void guest_cut(struct host *h, uint32_t vm, struct epoch_id r);
+void guest_release(struct host *h, struct epoch_id r);
+
+/* link.c */
+bool link_reaches(const struct world *w, struct host_id a, struct host_id b);
+void link_send(struct host *from, struct host_id to, struct frame *f, struct generation g, struct epoch_id colour);
+void link_marker(struct host *from, struct host_id to, struct generation g, struct epoch_id r);
+void link_reset(struct world *w, uint32_t a, uint32_t b);
+void link_unblock(struct world *w, uint32_t a, uint32_t b);
+void link_host_gone(struct world *w, uint32_t h);
+
+/* faults.c */
+void faults_plan(struct world *w);
+void faults_on_action(struct host *h, const struct epoch_action *act, bool before);
+void faults_heal(struct world *w);
+
+/* check.c */
+void check_captured(struct host *h, uint32_t vm, const struct copy *copy);
+void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n);
+void check_commit(struct host *h, struct epoch_id r);
+void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy);
+void check_resume(struct host *h, const struct epoch_action *act);
+void check_release(struct host *h, struct frame *f);
+void check_receive(struct host *h, uint32_t vm, const struct frame *f);
+void check_loss(struct host *h, const char *why);
+void check_end(struct world *w);
+
+#endif
