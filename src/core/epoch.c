@@ -392,22 +392,29 @@ static bool place_at(const struct epoch *e, host_mask hosts, struct epoch_id c, 
 	return placement_recover(&in, out, ret_lost);
 }
 
-static struct epoch_id newest_committed(const struct epoch *e, host_mask hosts)
-{
-	struct epoch_id c = { 0 };
-	HOST_FOR(h, hosts)
-		if (e->of[h.n].committed.n != EPOCH_UNKNOWN.n && epoch_cmp(e->of[h.n].committed, c) > 0)
-			c = e->of[h.n].committed;
-	return c;
-}
+static bool is_newcomer(const struct member *m) { return epoch_cmp(m->committed, EPOCH_UNKNOWN) == 0; }
+static bool knows_less(const struct member *m, struct epoch_id c) { return !is_newcomer(m) && epoch_cmp(m->committed, c) < 0; }
 
-static bool knows_less(const struct member *m, struct epoch_id c) { return m->committed.n != EPOCH_UNKNOWN.n && epoch_cmp(m->committed, c) < 0; }
+/* False: all are newcomers, nobody can say. */
+static bool newest_committed(const struct epoch *e, host_mask hosts, struct epoch_id *ret_c)
+{
+	bool any = false;
+	*ret_c = epoch_of(0);
+	HOST_FOR(h, hosts)
+		if (!is_newcomer(&e->of[h.n])) {
+			any = true;
+			*ret_c = epoch_cmp(e->of[h.n].committed, *ret_c) > 0 ? e->of[h.n].committed : *ret_c;
+		}
+	return any;
+}
 
 /* E5: the newest committed. If that cannot be had, the one before, as told by a host that does not know the newest: it never said KNOWN for it, so nobody
  * has applied or released it; and it did say KNOWN for the one before, or BEGIN of the newest would not have come. */
 static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id *ret_c, struct message_placement *out, struct vm_id *ret_lost)
 {
-	struct epoch_id newest = newest_committed(e, hosts);
+	struct epoch_id newest;
+	if (!newest_committed(e, hosts, &newest))
+		return false;
 	if (MUTANT(own_newest))
 		newest = e->of[e->self.n].committed;
 	*ret_c = newest;
@@ -505,6 +512,7 @@ static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_eve
 	(void)now;
 	if (!is_valid_recover(e, in))
 		return;
+	forget_statements(e, in->message->hosts);
 	e->seen = in->message->generation;
 	remember(e);
 	say(e, MESSAGE_READY);
@@ -548,14 +556,16 @@ static void start_generation(struct epoch *e, const struct message *m)
 	}
 	show(e);
 	forget_known(e);
-	forget_statements(e, m->hosts);
 }
 
 static void on_recover(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
 	const struct message *m = in->message;
-	if (!is_valid_recover(e, in) || !host_in(m->hosts, e->self) || m->vm_count != e->config.vm_count)
+	if (!is_valid_recover(e, in))
+		return;
+	forget_statements(e, m->hosts);
+	if (!host_in(m->hosts, e->self) || m->vm_count != e->config.vm_count)
 		return;
 	MUST("E5", epoch_cmp(e->released, m->epoch) <= 0);
 	start_generation(e, m);
@@ -846,13 +856,14 @@ static void apply(struct epoch *e)
 /* Step 4 (E3). The one place of the protocol that lets anything out. */
 static void release(struct epoch *e)
 {
-	if (e->state != EPOCH_RUNNING || epoch_cmp(e->known, e->released) <= 0)
+	bool due = epoch_cmp(e->known, e->applied) == 0 && epoch_cmp(e->known, e->released) > 0;
+	if (e->state != EPOCH_RUNNING || !due)
 		return;
 	if (!makes_quorum(e, e->live_here))
 		return;
 	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e))
 		return;
-	MUST("E3", epoch_cmp(e->known, e->applied) == 0 && epoch_cmp(e->known, e->committed) <= 0);
+	MUST("E3", epoch_cmp(e->known, e->committed) <= 0);
 	e->released = e->known;
 	act_epoch(e, EPOCH_ACT_RELEASE, e->released);
 }

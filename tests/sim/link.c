@@ -62,10 +62,13 @@ static void forget_connection(struct world *w, uint32_t a, uint32_t b)
 	w->link[a][b].stalled.count = 0;
 }
 
+/* The newest generation in which this end can have sent anything. */
+static uint64_t newest_run(const struct host *h) { return h->running || h->generation.n == 0 ? h->generation.n : h->generation.n - 1; }
+
 void link_reset(struct world *w, uint32_t a, uint32_t b)
 {
 	struct host *x = &w->host[a], *y = &w->host[b];
-	uint64_t newest = x->generation.n > y->generation.n ? x->generation.n : y->generation.n;
+	uint64_t newest = newest_run(x) > newest_run(y) ? newest_run(x) : newest_run(y);
 	forget_connection(w, a, b);
 	if (!x->up || !y->up || newest <= w->link[a][b].broken.n)
 		return;

@@ -407,6 +407,8 @@ int bed_listen(uint16_t *ret_port)
 	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t n = sizeof at;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int small = 65536;    /* whoever does not read is noticed soon */
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
 	g_assert_cmpint(bind(fd, (struct sockaddr *)&at, sizeof at), ==, 0);
 	g_assert_cmpint(listen(fd, 8), ==, 0);
 	g_assert_cmpint(getsockname(fd, (struct sockaddr *)&at, &n), ==, 0);

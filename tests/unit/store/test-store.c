@@ -604,7 +604,7 @@ static void test_abort_half_sent(void)
 	bed_free(bed);
 }
 
-/* A slow way to a real backup: nothing goes through until `open` is set. */
+/* A slow way to a real backup: a few bytes at a time until `open` is set. */
 struct proxy { int listener; uint16_t to; gint open, end; };
 
 static gpointer proxy_thread(gpointer data)
@@ -612,11 +612,12 @@ static gpointer proxy_thread(gpointer data)
 	struct proxy *p = data;
 	int in = accept(p->listener, NULL, NULL), out = bed_connect(p->to);
 	uint8_t buffer[65536];
-	while (!g_atomic_int_get(&p->open))
-		g_usleep(1000);
 	while (!g_atomic_int_get(&p->end)) {
+		bool fast = g_atomic_int_get(&p->open);
 		size_t n = bed_receive(in, buffer, 1, 1);
-		ssize_t more = n ? recv(in, buffer + 1, sizeof buffer - 1, MSG_DONTWAIT) : 0;
+		ssize_t more = n ? recv(in, buffer + 1, fast ? sizeof buffer - 1 : 4999, MSG_DONTWAIT) : 0;
+		if (!fast)
+			g_usleep(1000);
 		bed_send_all(out, buffer, n + (size_t)MAX(more, 0));
 		n = bed_receive(out, buffer, STREAM_ACK_BYTES, 0);
 		bed_send_all(in, buffer, n);
@@ -637,9 +638,11 @@ static void test_abort_behind_slow_link(void)
 	set_fake(bed, port);
 	for (uint64_t p = 0; p < 8192; p++)
 		bed_write(bed, 0, p, 1);
-	struct epoch_id r = bed_send(bed);
-	g_usleep(100 * 1000);    /* sockets are full by now */
-	bed_abort(bed, r);
+	for (unsigned i = 0; i < 4; i++) {
+		struct epoch_id r = bed_send(bed);
+		g_usleep(60 * 1000);    /* sockets are full by now */
+		bed_abort(bed, r);
+	}
 	g_atomic_int_set(&proxy.open, 1);
 	bed_epoch(bed);
 	g_assert_cmpuint(bed_recover(bed), ==, 1);

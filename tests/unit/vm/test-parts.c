@@ -1,4 +1,5 @@
 /* test-parts.c - the parts of vm/ that need no QEMU: page sets, RAM files, trackers, QMP against a peer that misbehaves, the command line. */
+#include "vm/copy.h"
 #include "vm/vm-private.h"
 
 #include <errno.h>
@@ -142,6 +143,48 @@ static void test_t1_compare(void)
 	bits_free(&bits);
 	memory_close(&m);
 	g_unlink(path);
+}
+
+/* ---- K6: merging, against an array ---- */
+
+#define MERGE_PAGES 60
+
+static void random_set(struct page_set *set, uint8_t *oracle, uint8_t value)
+{
+	struct page_bits bits;
+	g_assert_true(bits_init(&bits, MERGE_PAGES));
+	for (int n = g_test_rand_int_range(0, MERGE_PAGES); n > 0; n--)
+		bits_add(&bits, (uint64_t)g_test_rand_int_range(0, MERGE_PAGES), 1);
+	g_assert_true(pages_list(&bits, set));
+	for (size_t i = 0; i < set->count; i++) {
+		oracle[set->index[i]] = value;
+		memset(set->data + i * VCFT_PAGE_SIZE, value, VCFT_PAGE_SIZE);
+	}
+	bits_free(&bits);
+}
+
+static void test_k6_merge(void)
+{
+	struct page_set set = { 0 }, late = { 0 };
+	for (int round = 0; round < 300; round++) {
+		uint8_t oracle[MERGE_PAGES] = { 0 };
+		random_set(&set, oracle, 1);
+		random_set(&late, oracle, 2);
+		g_assert_true(pages_merge(&set, &late));
+		size_t at = 0;
+		for (uint64_t page = 0; page < MERGE_PAGES; page++) {
+			if (!oracle[page])
+				continue;
+			g_assert_cmpuint(at, <, set.count);
+			g_assert_cmpuint(set.index[at], ==, page);
+			g_assert_cmpuint(set.data[at * VCFT_PAGE_SIZE], ==, oracle[page]);
+			g_assert_cmpuint(set.data[at * VCFT_PAGE_SIZE + VCFT_PAGE_SIZE - 1], ==, oracle[page]);
+			at++;
+		}
+		g_assert_cmpuint(at, ==, set.count);
+	}
+	page_set_free(&set);
+	page_set_free(&late);
 }
 
 static void test_probes(void)
@@ -361,6 +404,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/parts/R2-memory-size", test_memory_size);
 	g_test_add_func("/vm/parts/R1-holes", test_r1_holes);
 	g_test_add_func("/vm/parts/T1-compare", test_t1_compare);
+	g_test_add_func("/vm/parts/K6-merge", test_k6_merge);
 	g_test_add_func("/vm/parts/features", test_probes);
 	g_test_add_func("/vm/parts/Q2-refused", test_q2_refused);
 	g_test_add_func("/vm/parts/Q1-late-reply", test_q1_late_reply);

@@ -1,0 +1,221 @@
+/* check.c - the promises, checked as things happen.
+ *
+ *  P1, P2  when an epoch is applied, and again when a generation runs: for each pair of VMs, what the receiver has received and what is recorded for it in
+ *          flight is, frame by frame, what the sender has sent. And each frame that a VM receives follows the one that it received before.
+ *  P3      what the outside has seen of a VM is part of what the VM remembers to have sent, whenever a generation runs.
+ *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
+ *  P5      if never more than B hosts were lost since every VM had its B backups, the cluster runs again when all faults have ended, and commits.
+ *  P7      VMs stop for a loss or for trouble, never for a checkpoint that failed. */
+#include "sim.h"
+
+#include <string.h>
+
+/* ---- P1, P2 ---- */
+
+static void check_pair(struct world *w, const char *when, uint32_t from, uint32_t to, const struct copy *sender, const struct copy *receiver)
+{
+	const struct frame *sent = sender ? sender->state.sent[to] : NULL, *have = receiver ? receiver->state.received[from] : NULL;
+	if ((have ? have->number : 0) > (sent ? sent->number : 0))
+		sim_violation(w, "P1: %s: vm %u has received frame %u of vm %u, which has sent %u", when, to, have->number, from, sent ? sent->number : 0);
+	for (uint32_t i = 0; receiver && i < receiver->record_count; i++) {
+		const struct frame *f = receiver->record[i];
+		if (f->from != from)
+			continue;
+		if (f->previous != have)
+			sim_violation(w, "P2: %s: frame %u of vm %u to vm %u is recorded behind frame %u", when, f->number, from, to, have ? have->number : 0);
+		have = f;
+	}
+	if (have != sent)
+		sim_violation(w, "P2: %s: vm %u has frames of vm %u up to %u, with those in flight; sent are %u%s", when, to, from, have ? have->number : 0,
+		              sent ? sent->number : 0, have && sent && have->number == sent->number ? ", of another history" : "");
+}
+
+static void check_consistent(struct world *w, const char *when, const struct copy *const copy[])
+{
+	for (uint32_t a = 0; a < w->plan.vms; a++)
+		for (uint32_t b = 0; b < w->plan.vms; b++)
+			if (a != b)
+				check_pair(w, when, a, b, copy[a], copy[b]);
+}
+
+void check_captured(struct host *h, uint32_t vm, const struct copy *copy)
+{
+	struct world *w = h->world;
+	uint32_t slot = copy->epoch.n % 64;
+	if (w->captures[slot].epoch.n != copy->epoch.n || w->captures[slot].generation.n != copy->generation.n) {
+		memset(&w->captures[slot], 0, sizeof w->captures[slot]);
+		w->captures[slot].epoch = copy->epoch;
+		w->captures[slot].generation = copy->generation;
+	}
+	w->captures[slot].copy[vm] = copy;
+}
+
+void check_receive(struct host *h, uint32_t vm, const struct frame *f)
+{
+	const struct frame *last = h->vm[vm].state.received[f->from];
+	if (f->previous != last)
+		sim_violation(h->world, "P2: vm %u receives frame %u of vm %u behind frame %u%s", vm, f->number, f->from, last ? last->number : 0,
+		              last && f->number == last->number + 1 ? " of another history" : "");
+}
+
+/* ---- P5: who may still be lost ---- */
+
+static bool holds(const struct host *h, uint32_t vm, struct epoch_id r)
+{
+	const struct sim_vm *v = &h->vm[vm];
+	if (!h->up)
+		return false;
+	if (v->here)
+		return v->shadow.epoch.n == r.n || (v->cut && v->recorded && v->cut->epoch.n == r.n);
+	return (v->image.there && v->image.epoch.n == r.n && v->image.complete.n) ||
+	       (v->stage.there && v->stage.epoch.n == r.n && (v->stage.fills || v->image.complete.n));
+}
+
+static bool every_vm_has_its_images(const struct world *w, struct epoch_id r)
+{
+	for (uint32_t i = 0; i < w->plan.vms; i++) {
+		unsigned n = 0;
+		for (uint32_t x = 1; x <= w->plan.hosts; x++)
+			n += holds(&w->host[x], i, r);
+		if (n < w->plan.backups + 1)
+			return false;
+	}
+	return true;
+}
+
+void check_loss(struct host *h, const char *why)
+{
+	struct world *w = h->world;
+	w->losses |= host_bit(h->id);
+	if (host_count(w->losses) > w->plan.backups && !w->excused) {
+		TRACE(w, h, "is one loss too many (%s): P5 says nothing any more", why);
+		w->excused = true;
+	}
+}
+
+void check_commit(struct host *h, struct epoch_id r)
+{
+	struct world *w = h->world;
+	uint32_t slot = r.n % 64;
+	w->count.commits++;
+	if (host_view(h).protected_ && every_vm_has_its_images(w, r)) {
+		w->losses = 0;
+		w->excused = false;
+	}
+	if (w->captures[slot].epoch.n != r.n || w->captures[slot].generation.n != h->generation.n)
+		sim_violation(w, "E2: epoch %llu is applied and was not captured", (unsigned long long)r.n);
+	if (w->captures[slot].checked)
+		return;
+	w->captures[slot].checked = true;
+	for (uint32_t i = 0; i < w->plan.vms; i++)
+		if (!w->captures[slot].copy[i])
+			sim_violation(w, "E2: epoch %llu is applied without vm %u", (unsigned long long)r.n, i);
+	check_consistent(w, "checkpoint", w->captures[slot].copy);
+}
+
+/* ---- recoveries ---- */
+
+static struct generation_check *generation_of(struct world *w, const struct epoch_action *act)
+{
+	struct generation_check *g = w->generations;
+	while (g && (g->generation.n != act->generation.n || g->participants != act->hosts))
+		g = g->next;
+	if (g)
+		return g;
+	g = sim_alloc(sizeof *g);
+	*g = (struct generation_check){ .generation = act->generation, .participants = act->hosts, .epoch = act->epoch, .next = w->generations };
+	return w->generations = g;
+}
+
+void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy)
+{
+	struct generation_check *g = generation_of(h->world, act);
+	g->placed[vm] = copy;
+	g->there[vm] = true;
+	if (copy && copy->epoch.n != act->epoch.n)
+		sim_violation(h->world, "P6: vm %u is placed with its checkpoint %llu; the recovery is to %llu", vm, (unsigned long long)copy->epoch.n,
+		              (unsigned long long)act->epoch.n);
+}
+
+static bool contains(const struct frame *chain, const struct frame *f)
+{
+	while (chain && f && chain->number > f->number)
+		chain = chain->previous;
+	return !f || chain == f;
+}
+
+static void check_not_resumed_twice(struct world *w, const struct generation_check *g)
+{
+	for (const struct generation_check *o = w->generations; o; o = o->next)
+		if (o != g && o->resumed && o->generation.n == g->generation.n)
+			sim_violation(w, "P4: generation %llu is resumed twice, with different participants", (unsigned long long)g->generation.n);
+}
+
+void check_resume(struct host *h, const struct epoch_action *act)
+{
+	struct world *w = h->world;
+	struct generation_check *g = generation_of(w, act);
+	if (g->resumed)
+		return;
+	g->resumed = true;
+	w->count.recoveries++;
+	check_not_resumed_twice(w, g);
+	for (uint32_t i = 0; i < w->plan.vms; i++) {
+		const struct frame *out = g->placed[i] ? g->placed[i]->state.sent[VMS] : NULL;
+		if (!g->there[i])
+			sim_violation(w, "E9: generation %llu runs and vm %u is nowhere", (unsigned long long)g->generation.n, i);
+		if (!contains(out, w->released[i]))
+			sim_violation(w, "P3: the outside has seen frame %u of vm %u; the recovery to %llu undoes it (it has sent %u)", w->released[i]->number, i,
+			              (unsigned long long)g->epoch.n, out ? out->number : 0);
+	}
+	check_consistent(w, "recovery", g->placed);
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		if (!host_in(act->hosts, (struct host_id){ x }))
+			check_loss(&w->host[x], "left out of a recovery");
+}
+
+void check_release(struct host *h, struct frame *f)
+{
+	struct world *w = h->world;
+	struct frame *last = w->released[f->from];
+	w->count.releases++;
+	if (f->released)
+		sim_violation(w, "P4: frame %u of vm %u is released twice", f->number, f->from);
+	if (!contains(f, last) && !contains(last, f))
+		sim_violation(w, "P4: host %u releases frame %u of vm %u; the outside has seen frame %u of another history", h->id.n, f->number, f->from,
+		              last->number);
+	f->released = true;
+	if (!last || f->number > last->number)
+		w->released[f->from] = f;
+}
+
+/* ---- P7 ---- */
+
+static bool may_stop_vms(const struct epoch_event *e)
+{
+	if (e->type == EPOCH_EV_MESSAGE)
+		return e->message->type == MESSAGE_TROUBLE || e->message->type == MESSAGE_STATE || e->message->type == MESSAGE_DOWN ||
+		       e->message->type == MESSAGE_BEGIN || e->message->type == MESSAGE_RESUME;
+	return e->type == EPOCH_EV_MEMBERSHIP || e->type == EPOCH_EV_CONFIGURED;
+}
+
+void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if ((out[i].type == EPOCH_ACT_FREEZE || out[i].type == EPOCH_ACT_FORGET) && !may_stop_vms(event))
+			sim_violation(h->world, "P7: host %u stops its VMs for no loss or trouble (event %d)", h->id.n, event->type);
+}
+
+/* ---- the end ---- */
+
+void check_end(struct world *w)
+{
+	for (uint32_t x = 1; x <= w->plan.hosts && !w->excused; x++) {
+		struct epoch_view v = host_view(&w->host[x]);
+		if (v.state != EPOCH_RUNNING)
+			sim_violation(w, "P5: all faults are over; host %u is in state %d, generation %llu%s", x, v.state, (unsigned long long)v.generation.n,
+			              v.lost ? ": lost" : "");
+	}
+	if (!w->excused)
+		sim_violation(w, "P5: all faults are over, all hosts run, and no epoch is committed and released");
+}

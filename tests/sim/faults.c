@@ -1,0 +1,236 @@
+/* faults.c - what goes wrong in a run: at random times, and, worse, just before or behind a chosen step of the protocol. */
+#include "sim.h"
+
+enum { CRASH_ONE, CRASH_TWO, CUT, ONE_WAY, RESET, DIE, HANG, CHECKPOINT, KINDS };
+
+static void restart(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	(void)w;
+	if (!n->host->up && n->host->life == n->life)
+		host_start(n->host);
+}
+
+static void crash(struct host *h)
+{
+	struct world *w = h->world;
+	if (!h->up)
+		return;
+	host_crash(h);
+	if (sim_chance(w, 700))
+		sim_after(w, sim_between(w, 100 * USEC, sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC), restart, note_new(h));
+}
+
+static void reconnect(struct world *w)
+{
+	for (uint32_t a = 1; a <= w->plan.hosts; a++)
+		for (uint32_t b = 1; b <= w->plan.hosts; b++)
+			if (a != b)
+				link_unblock(w, a, b);
+}
+
+static void heal_cut(struct world *w, void *argument)
+{
+	(void)argument;
+	TRACE(w, NULL, "the network is whole");
+	for (uint32_t x = 1; x <= HOSTS; x++)
+		w->side[x] = 0;
+	reconnect(w);
+	ring_connectivity_changed(w);
+}
+
+static void cut_network(struct world *w, uint32_t alone)
+{
+	w->count.cuts++;
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		w->side[x] = (uint8_t)(alone ? x == alone : sim_random(w, sim_chance(w, 200) ? 3 : 2));
+	TRACE(w, NULL, "the network is cut: %u %u %u %u %u", w->side[1], w->side[2], w->side[3], w->side[4], w->side[5]);
+	ring_connectivity_changed(w);
+	sim_after(w, sim_between(w, 100 * USEC, sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC), heal_cut, NULL);
+}
+
+static void unblock(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	w->link[n->n][n->m].blocked = false;
+	link_unblock(w, (uint32_t)n->n, (uint32_t)n->m);
+}
+
+static void block(struct world *w)
+{
+	struct note *n = note_new(&w->host[1]);
+	n->n = 1 + sim_random(w, w->plan.hosts);
+	n->m = 1 + sim_random(w, w->plan.hosts);
+	if (n->n == n->m)
+		return;
+	TRACE(w, &w->host[n->n], "its tunnel to host %llu stalls", (unsigned long long)n->m);
+	w->link[n->n][n->m].blocked = true;
+	sim_after(w, sim_between(w, 100 * USEC, 15 * MSEC), unblock, n);
+}
+
+static struct host *some_host(struct world *w) { return &w->host[1 + sim_random(w, w->plan.hosts)]; }
+
+static void die(struct world *w)
+{
+	struct host *h = some_host(w);
+	uint32_t vm = (uint32_t)sim_random(w, w->plan.vms);
+	if (!h->up || !h->vm[vm].here)
+		return;
+	h->vm[vm].running = false;
+	host_trouble(h, vm, 1);
+}
+
+static void hang(struct host *h)
+{
+	struct world *w = h->world;
+	TRACE(w, h, "hangs");
+	h->slow_until = w->now + sim_between(w, 200 * USEC, 12 * MSEC);
+}
+
+static void one_fault(struct world *w, void *argument)
+{
+	(void)argument;
+	if (w->quiet)
+		return;
+	switch (sim_random(w, KINDS)) {
+	case CRASH_ONE: crash(some_host(w)); break;
+	case CRASH_TWO: crash(some_host(w)); crash(some_host(w)); break;
+	case CUT: cut_network(w, sim_chance(w, 300) ? some_host(w)->id.n : 0); break;
+	case ONE_WAY: block(w); break;
+	case RESET: {
+		uint32_t a = some_host(w)->id.n, b = some_host(w)->id.n;
+		if (a != b)
+			link_reset(w, a, b);
+		break;
+	}
+	case DIE: die(w); break;
+	case HANG: hang(some_host(w)); break;
+	case CHECKPOINT: {
+		struct host *h = some_host(w);
+		if (h->up)
+			host_step(h, &(struct epoch_event){ .type = EPOCH_EV_CHECKPOINT });
+	}
+	}
+}
+
+/* ---- triggers ---- */
+
+static const struct { enum epoch_action_type action; enum message_type message; } moments[] = {
+	{ EPOCH_ACT_SEND, MESSAGE_BEGIN },   { EPOCH_ACT_SEND, MESSAGE_STORED }, { EPOCH_ACT_SEND, MESSAGE_KNOWN },  { EPOCH_ACT_SEND, MESSAGE_KNOWN },
+	{ EPOCH_ACT_SEND, MESSAGE_ABORT },   { EPOCH_ACT_SEND, MESSAGE_STATE },  { EPOCH_ACT_SEND, MESSAGE_RECOVER }, { EPOCH_ACT_SEND, MESSAGE_READY },
+	{ EPOCH_ACT_SEND, MESSAGE_RESUME },  { EPOCH_ACT_CAPTURE, 0 },           { EPOCH_ACT_COMMIT, 0 },             { EPOCH_ACT_RELEASE, 0 },
+	{ EPOCH_ACT_RELEASE, 0 },            { EPOCH_ACT_DISCARD, 0 },           { EPOCH_ACT_PLACE, 0 },              { EPOCH_ACT_RUN, 0 },
+	{ EPOCH_ACT_REPORT, 0 },             { EPOCH_ACT_REMEMBER, 0 },          { EPOCH_ACT_HELLO, 0 },              { EPOCH_ACT_INVITE, 0 },
+};
+
+static void arm(struct world *w, struct trigger *t)
+{
+	uint64_t i = sim_random(w, sizeof moments / sizeof moments[0]);
+	*t = (struct trigger){ true, moments[i].action, moments[i].message, (uint32_t)(1 + sim_random(w, 16)), sim_chance(w, 300),
+		               (uint8_t)sim_random(w, 7) };
+}
+
+static void crash_later(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (!note_is_void(n) && !w->quiet)
+		crash(n->host);
+}
+
+static void fire(struct host *h, const struct trigger *t)
+{
+	struct world *w = h->world;
+	struct host *other = some_host(w);
+	switch (t->what) {
+	case 0: case 1: crash(h); break;
+	case 2: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(h)); break;
+	case 3: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(other)); break;
+	case 4: cut_network(w, 0); break;
+	case 5: cut_network(w, h->id.n); break;
+	case 6: hang(other); break;
+	}
+}
+
+void faults_on_action(struct host *h, const struct epoch_action *act, bool before)
+{
+	struct world *w = h->world;
+	uint32_t life = h->life;
+	if (w->quiet)
+		return;
+	for (unsigned i = 0; i < 3 && h->life == life; i++) {
+		struct trigger *t = &w->trigger[i];
+		if (!t->armed || t->before != before || t->action != act->type ||
+		    (t->action == EPOCH_ACT_SEND && t->message != act->message->type) || --t->count)
+			continue;
+		t->armed = false;
+		if (sim_tracing)
+			sim_trace(w, h, "now, %s this step:", before ? "before" : "behind");
+		fire(h, t);
+		if (sim_chance(w, 400))
+			arm(w, t);
+	}
+}
+
+/* ---- plan ---- */
+
+static void up(struct world *w, void *argument)
+{
+	host_mask all = 0;
+	(void)argument;
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		all |= host_bit((struct host_id){ x });
+	if (w->host[1].up && w->host[1].told == all && !w->host[1].configured)
+		host_up(&w->host[1]);
+	else if (!w->host[1].configured)
+		sim_after(w, 1 * MSEC, up, NULL);
+}
+
+static void end_of_faults(struct world *w, void *argument)
+{
+	(void)argument;
+	faults_heal(w);
+}
+
+void faults_heal(struct world *w)
+{
+	TRACE(w, NULL, "---- no more faults ----");
+	w->quiet = true;
+	w->plan.refuse = w->plan.lose_ack = w->plan.fail_capture = w->plan.fail_place = w->plan.flicker = w->plan.slow = 0;
+	for (uint32_t a = 1; a <= HOSTS; a++)
+		for (uint32_t b = 1; b <= HOSTS; b++)
+			w->link[a][b].blocked = false;
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		if (!w->host[x].up)
+			host_start(&w->host[x]);
+	heal_cut(w, NULL);
+}
+
+static unsigned sometimes(struct world *w, unsigned chance, unsigned most) { return sim_chance(w, chance) ? 1 + (unsigned)sim_random(w, most) : 0; }
+
+void faults_plan(struct world *w)
+{
+	static const uint8_t hosts[] = { 2, 3, 3, 3, 3, 4, 4, 5 };
+	struct plan *p = &w->plan;
+	p->hosts = hosts[sim_random(w, sizeof hosts)];
+	p->vms = 2 + (unsigned)sim_random(w, VMS - 1);
+	p->backups = 1 + (unsigned)(sim_random(w, 3) == 0);
+	p->faults = (unsigned)sim_random(w, 6);
+	p->hold = sim_chance(w, 150);
+	p->refuse = sometimes(w, 200, 60);
+	p->lose_ack = sometimes(w, 150, 60);
+	p->fail_capture = sometimes(w, 150, 60);
+	p->fail_place = sometimes(w, 150, 200);
+	p->flicker = sometimes(w, 200, 300);
+	p->slow = sometimes(w, 400, 60);
+	p->interval = sim_between(w, 1 * MSEC, 5 * MSEC);
+	p->end = sim_between(w, 30 * MSEC, 90 * MSEC);
+	for (unsigned i = 0; i < p->faults; i++)
+		sim_after(w, sim_between(w, 8 * MSEC, p->end), one_fault, NULL);
+	for (unsigned i = 0; i < 3; i++)
+		if (sim_chance(w, 450))
+			arm(w, &w->trigger[i]);
+	for (uint32_t x = 1; x <= p->hosts; x++)
+		host_start(&w->host[x]);
+	sim_after(w, 3 * MSEC, up, NULL);
+	sim_after(w, p->end, end_of_faults, NULL);
+}
