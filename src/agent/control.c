@@ -101,7 +101,11 @@ static void say(struct client *c, json_t *object)
 	free(line);
 }
 
-static void refuse(struct client *c, const char *why) { say(c, json_pack("{s:b, s:s}", "ok", 0, "error", why)); }
+static void refuse(struct client *c, const char *why)
+{
+	g_autofree char *text = g_utf8_make_valid(why, -1); /* json_pack() takes no other */
+	say(c, json_pack("{s:b, s:s}", "ok", 0, "error", text));
+}
 
 /* ---- waiting for events ---- */
 
@@ -129,9 +133,10 @@ static void on_event(const char *line, void *user)
 		json_object_set_new(event, "ok", json_true());
 		stop_listening(c);
 		say(c, json_incref(event));
-	} else if (name && !strcmp(name, "configuration-refused")) {
+	} else if (name && (!strcmp(name, "configuration-refused") || !strcmp(name, "cluster-lost"))) {
+		const char *why = json_string_value(json_object_get(event, "error"));
 		stop_listening(c);
-		refuse(c, json_string_value(json_object_get(event, "error")));
+		refuse(c, why ? why : "no image of a VM is left");
 	} else if (name && strcmp(name, "checkpoint-committed")) {
 		say(c, json_pack("{s:s}", "progress", name));
 	}

@@ -16,6 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FILL_BYTES (2u << 20)       /* per epoch while a backup is being filled: what a commit may be longer for it */
+
 struct machine {
 	struct machine_options o;
 	struct machine_notes notes;
@@ -633,7 +635,7 @@ static bool place(struct machine *m, struct job *job, GError **error)
 	if (!m->vm)
 		return false;
 	if (!m->source) {
-		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self };
+		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self, .fill_bytes = FILL_BYTES };
 		struct source_callbacks callbacks = { on_stored };
 		m->source = source_new(&o, m->shadow, &callbacks, m);
 	}

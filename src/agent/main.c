@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 #include "agent/control.h"
 #include "agent/watchdog.h"
+#include "base/fault.h"
 
 #include <glib-unix.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "virtcftd: the watchdog cannot be started\n");
 		return 1;
 	}
-	struct config_agent *config = config_agent_read(file, &error);
+	struct config_agent *config = fault_read_environment(&error) ? config_agent_read(file, &error) : NULL;
 	if (!config) {
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;

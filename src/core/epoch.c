@@ -507,15 +507,20 @@ static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in
 }
 
 /* An empty host promises as well: it makes the quorum that later ones must meet (E9). */
+static void promise(struct epoch *e, struct generation g)
+{
+	e->seen = g;
+	remember(e);
+	say(e, MESSAGE_READY);
+}
+
 static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
 	if (!is_valid_recover(e, in))
 		return;
 	forget_statements(e, in->message->hosts);
-	e->seen = in->message->generation;
-	remember(e);
-	say(e, MESSAGE_READY);
+	promise(e, in->message->generation);
 }
 
 static void show(struct epoch *e)
@@ -565,7 +570,12 @@ static void on_recover(struct epoch *e, nsec_t now, const struct epoch_event *in
 	if (!is_valid_recover(e, in))
 		return;
 	forget_statements(e, m->hosts);
-	if (!host_in(m->hosts, e->self) || m->vm_count != e->config.vm_count)
+	if (!host_in(m->hosts, e->self)) {   /* E6: what it holds is of a generation that was not chosen */
+		promise(e, m->generation);
+		become_empty(e);
+		return;
+	}
+	if (m->vm_count != e->config.vm_count)
 		return;
 	MUST("E5", epoch_cmp(e->released, m->epoch) <= 0);
 	start_generation(e, m);

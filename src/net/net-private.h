@@ -320,7 +320,7 @@ void port_flush(struct net *net, struct port *port);
 /* Read all that the VM has sent. */
 void port_read_out(struct net *net, struct port *port);
 /* Number of the first frame of port->queue that the VM has not wholly read. */
-size_t port_first_unread(struct net *net, struct port *port);
+size_t port_first_unread(const struct port *port);
 /* Offer the held frames again, after the epoch has changed. */
 void port_offer_held(struct net *net, struct port *port);
 /* Reading on or off, by net->state. */

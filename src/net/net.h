@@ -74,10 +74,12 @@ void net_place(struct net *net, struct vm_id vm, const struct net_nic_spec *nics
 void net_add_host(struct net *net, struct host_id host, const char *address, uint16_t port);
 void net_forget_host(struct net *net, struct host_id host);
 
-/* N4. Called while the VM is stopped; returns when its ports are in epoch r+1. No effect unless the switch runs (a recovery was quicker). */
+/* N4. Called while the VM is stopped and its QEMU does not read its sockets either (it is blocked in saving its state): what QEMU reads between
+ * the stop and the cut is neither in its state nor in the record. Returns when its ports are in epoch r+1. No effect unless the switch runs
+ * (a recovery was quicker). */
 void net_cut(struct net *net, struct vm_id vm, struct epoch_id r);
-/* All local VMs have been cut at r: send MARKER(r) to the hosts of `others` and expect theirs; record_complete follows (before
- * this returns, if nobody is waited for). */
+/* All local VMs have been cut at r (MUST N5; if one could not be, abort r instead): send MARKER(r) to the hosts of `others` and expect theirs;
+ * record_complete follows (before this returns, if nobody is waited for). */
 void net_marker(struct net *net, struct epoch_id r, host_mask others);
 /* The frames of VM's record for r (call after record_complete): encoded as in docs/format.md "channel record": u32 count, then per frame u8 nic,
  * u32 length, bytes. Ownership to the caller. NULL: there is none (discarded, or a recovery was quicker), or it is too large for a

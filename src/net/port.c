@@ -225,9 +225,8 @@ void port_offer_held(struct net *net, struct port *port)
 
 /* ---- what the VM has read ---- */
 
-size_t port_first_unread(struct net *net, struct port *port)
+size_t port_first_unread(const struct port *port)
 {
-	(void)net;
 	int outq = 0;
 	if (port->connection.fd < 0 || ioctl(port->connection.fd, SIOCOUTQ, &outq) < 0)
 		return port->sent;
@@ -245,7 +244,7 @@ size_t port_first_unread(struct net *net, struct port *port)
 
 static void trim(struct net *net, struct port *port)
 {
-	for (size_t read = port_first_unread(net, port); read; read--) {
+	for (size_t read = port_first_unread(port); read; read--) {
 		frame_unref(&net->pool, ring_pop(&port->queue));
 		port->sent--;
 	}

@@ -63,8 +63,15 @@ static void record_open(struct net *net, struct vm *vm, struct epoch_id r)
 
 static void record_unread(struct net *net, struct port *port)
 {
-	for (size_t i = port_first_unread(net, port); i < port->queue.count; i++)
+	for (size_t i = port_first_unread(port); i < port->queue.count; i++)
 		record_add(net, port, ring_at(&port->queue, i)->frame);
+}
+
+/* A port that is added from now on is in a later epoch than r. */
+static void epoch_is_over(struct net *net, struct epoch_id r)
+{
+	if (epoch_cmp(net->epoch, epoch_next(r)) < 0)
+		net->epoch = epoch_next(r);
 }
 
 void record_cut(struct net *net, struct request *q)
@@ -83,8 +90,7 @@ void record_cut(struct net *net, struct request *q)
 		record_unread(net, vm->ports[i]);
 	for (unsigned i = 0; i < vm->nic_count; i++)
 		port_offer_held(net, vm->ports[i]);
-	if (epoch_cmp(net->epoch, epoch_next(q->epoch)) < 0)
-		net->epoch = epoch_next(q->epoch);
+	epoch_is_over(net, q->epoch);
 }
 
 /* ---- N5, N6 ---- */
@@ -116,6 +122,7 @@ void record_marker(struct net *net, struct request *q)
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
 		for (struct port *p = net->networks[n].ports; p; p = p->next)
 			MUST("N5", epoch_cmp(p->epoch, q->epoch) > 0);
+	epoch_is_over(net, q->epoch);
 	net->marking.open = true;
 	net->marking.r = q->epoch;
 	net->marking.others = q->others & ~host_bit(net->self);

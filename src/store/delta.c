@@ -1,6 +1,6 @@
 /* delta.c - chunks of pages, as they travel: difference to the reference, then zstd.
  *
- *   page ^ reference ──► raw buffer (mostly zero) ──zstd level 1──► PAGES          PAGES ──zstd──► chunk: page numbers and bytes
+ *   page ^ reference ──► raw buffer (mostly zero) ──zstd──► PAGES          PAGES ──zstd──► chunk: page numbers and bytes
  *
  * Payload of PAGES: u32 region, u32 kind, u32 count, u32 compressed bytes, u32 raw bytes, u32 0; count x u64 page numbers; one zstd frame.
  * Kind XOR: the bytes are to be XORed into the page; so staging and the checksum of it do not depend on the image. A page equal to its
@@ -15,7 +15,10 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-#define LEVEL 1
+/* Measured on chunks of 256 pages: XOR bytes are mostly zero, and level -2 codes them 1.5 times as fast as level 1 at the same size (8.0 against 5.2
+ * GB/s for 8 changed words a page, 0.97 against 0.64 for 128). Whole pages cost the same either way, and are 25% smaller with level 1. */
+#define LEVEL_XOR (-2)
+#define LEVEL_LITERAL 1
 
 static_assert(STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8u + ZSTD_COMPRESSBOUND(STORE_CHUNK_RAW) == 1054744u,
               "limit of PAGES in base/messages.def");
@@ -105,7 +108,8 @@ GBytes *delta_finish(struct delta_encoder *e)
 		return NULL;
 	uint8_t *payload = e->message + MESSAGE_HEADER_BYTES;
 	size_t head = STORE_PAGES_HEADER + (size_t)e->count * 8, raw = (size_t)e->count * VCFT_PAGE_SIZE;
-	size_t n = ZSTD_compressCCtx(e->zstd, payload + head, e->room - MESSAGE_HEADER_BYTES - head, e->raw, raw, LEVEL);
+	size_t n = ZSTD_compressCCtx(e->zstd, payload + head, e->room - MESSAGE_HEADER_BYTES - head, e->raw, raw,
+	                             e->kind == DELTA_XOR ? LEVEL_XOR : LEVEL_LITERAL);
 	MUST("C1", !ZSTD_isError(n));
 	struct wire_writer w = wire_writer(payload, head);
 	wire_put_u32(&w, e->region);

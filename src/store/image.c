@@ -394,13 +394,29 @@ static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t 
 	return TRUE;
 }
 
+/* The next run of reserved pages that are not zero: a guest clears memory that it frees. */
+static bool next_content(const struct region *r, uint64_t *from, uint64_t *ret_end)
+{
+	uint64_t end;
+	while (next_run(r, from, &end)) {
+		while (*from < end && delta_is_zero(r->base + *from * VCFT_PAGE_SIZE))
+			++*from;
+		*ret_end = *from;
+		while (*ret_end < end && !delta_is_zero(r->base + *ret_end * VCFT_PAGE_SIZE))
+			++*ret_end;
+		if (*from < *ret_end)
+			return true;
+	}
+	return false;
+}
+
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error)
 {
 	const struct region *r = &image->region[0];
 	unlink(path_new);
 	int fd = open_sized(path_new, r->pages * VCFT_PAGE_SIZE, error);
 	gboolean ok = fd >= 0;
-	for (uint64_t at = 0, end; ok && next_run(r, &at, &end); at = end)
+	for (uint64_t at = 0, end; ok && next_content(r, &at, &end); at = end)
 		ok = write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);
 	if (fd >= 0)
 		close(fd);

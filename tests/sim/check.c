@@ -4,7 +4,8 @@
  *          flight is, frame by frame, what the sender has sent. And each frame that a VM receives follows the one that it received before.
  *  P3      what the outside has seen of a VM is part of what the VM remembers to have sent, whenever a generation runs.
  *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
- *  P5      if never more than B hosts were lost since every VM had its B backups, the cluster runs again when all faults have ended, and commits.
+ *  P5      an epoch that is applied has as many images of each VM as the hosts believe; unless as many hosts as that were lost since, the cluster runs
+ *          again when all faults have ended, and commits, and every VM has its B backups.
  *  P7      VMs stop for a loss or for trouble, never for a checkpoint that failed. */
 #include "sim.h"
 
@@ -71,23 +72,24 @@ static bool holds(const struct host *h, uint32_t vm, struct epoch_id r)
 	       (v->stage.there && v->stage.epoch.n == r.n && (v->stage.fills || v->image.complete.n));
 }
 
-static bool every_vm_has_its_images(const struct world *w, struct epoch_id r)
+/* How many more hosts may be lost without the last image of any VM: the holders of the VM that has the fewest, but one. With B backups that is B. */
+static unsigned tolerance_at(const struct world *w, struct epoch_id r)
 {
+	unsigned least = HOSTS;
 	for (uint32_t i = 0; i < w->plan.vms; i++) {
 		unsigned n = 0;
 		for (uint32_t x = 1; x <= w->plan.hosts; x++)
 			n += holds(&w->host[x], i, r);
-		if (n < w->plan.backups + 1)
-			return false;
+		least = n < least ? n : least;
 	}
-	return true;
+	return least ? least - 1 : 0;
 }
 
 void check_loss(struct host *h, const char *why)
 {
 	struct world *w = h->world;
 	w->losses |= host_bit(h->id);
-	if (host_count(w->losses) > w->plan.backups && !w->excused) {
+	if (host_count(w->losses) > w->tolerance && !w->excused) {
 		TRACE(w, h, "is one loss too many (%s): P5 says nothing any more", why);
 		w->excused = true;
 	}
@@ -98,15 +100,16 @@ void check_commit(struct host *h, struct epoch_id r)
 	struct world *w = h->world;
 	uint32_t slot = r.n % 64;
 	w->count.commits++;
-	if (host_view(h).protected_ && every_vm_has_its_images(w, r)) {
-		w->losses = 0;
-		w->excused = false;
-	}
 	if (w->captures[slot].epoch.n != r.n || w->captures[slot].generation.n != h->generation.n)
 		sim_violation(w, "E2: epoch %llu is applied and was not captured", (unsigned long long)r.n);
 	if (w->captures[slot].checked)
 		return;
 	w->captures[slot].checked = true;
+	w->losses = 0;
+	w->excused = false;
+	w->tolerance = tolerance_at(w, r);
+	if (host_view(h).protected_ && w->tolerance < w->plan.backups)
+		TRACE(w, h, "believes that all is protected; %u images of some VM are there", w->tolerance);
 	for (uint32_t i = 0; i < w->plan.vms; i++)
 		if (!w->captures[slot].copy[i])
 			sim_violation(w, "E2: epoch %llu is applied without vm %u", (unsigned long long)r.n, i);
@@ -195,7 +198,7 @@ static bool may_stop_vms(const struct epoch_event *e)
 {
 	if (e->type == EPOCH_EV_MESSAGE)
 		return e->message->type == MESSAGE_TROUBLE || e->message->type == MESSAGE_STATE || e->message->type == MESSAGE_DOWN ||
-		       e->message->type == MESSAGE_BEGIN || e->message->type == MESSAGE_RESUME;
+		       e->message->type == MESSAGE_BEGIN || e->message->type == MESSAGE_RESUME || e->message->type == MESSAGE_RECOVER;
 	return e->type == EPOCH_EV_MEMBERSHIP || e->type == EPOCH_EV_CONFIGURED;
 }
 

@@ -61,6 +61,7 @@ static void not_stored(struct host *h, uint32_t vm, host_mask failed)
 {
 	h->failed = true;
 	h->world->count.aborts++;
+	h->world->suspected |= failed != 0;
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_NOT_STORED, .epoch = h->capture, .vm = { vm }, .hosts = failed });
 }
 

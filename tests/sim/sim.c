@@ -163,7 +163,7 @@ static bool all_is_well(const struct world *w, struct epoch_id beyond)
 		if (x == 1)
 			first = v;
 		if (v.state != EPOCH_RUNNING || v.generation.n != first.generation.n || host_count(v.participants) != w->plan.hosts ||
-		    epoch_cmp(v.committed, beyond) <= 0 || (!w->plan.hold && epoch_cmp(v.released, beyond) <= 0))
+		    epoch_cmp(v.committed, beyond) <= 0 || (!v.protected_ && !w->suspected && w->plan.hosts > w->plan.backups) || (!w->plan.hold && epoch_cmp(v.released, beyond) <= 0))
 			return false;
 	}
 	return true;
@@ -210,7 +210,7 @@ static void world_begin(struct world *w, uint64_t seed)
 	w->seed = seed;
 	w->random = seed * UINT64_C(0x2545f4914f6cdd1d) + 1;
 	w->losses = ~UINT64_C(0);
-	w->excused = true;   /* until every VM has its backups for the first time */
+	w->excused = true;   /* until an epoch is applied for the first time */
 	for (uint32_t x = 0; x <= HOSTS; x++) {
 		w->host[x].world = w;
 		w->host[x].id.n = x;

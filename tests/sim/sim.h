@@ -180,9 +180,9 @@ struct world {
 	/* check.c */
 	struct frame *released[VMS];
 	struct generation_check *generations;
-	host_mask losses;                    /* since every VM had its backups last */
-	unsigned loss_count;
-	bool excused;
+	host_mask losses;                    /* since an epoch was applied last */
+	unsigned tolerance;                  /* that many may be lost then */
+	bool excused, suspected;             /* more were; a backup has failed */
 	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[64];
 	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;
 	char violation[240];

@@ -236,7 +236,7 @@ struct epoch_id bed_send(struct bed *bed)
 		capture(r);
 		e.region[i] = (struct source_pages){ r->count, r->index, r->data };
 	}
-	XXH128_hash_t h = XXH3_128bits(bed->region[0].captured, bed->region[0].pages * VCFT_PAGE_SIZE);
+	XXH128_hash_t h = bed->no_hash ? (XXH128_hash_t){ 0 } : XXH3_128bits(bed->region[0].captured, bed->region[0].pages * VCFT_PAGE_SIZE);
 	e.ram_hash[0] = bed->ram_hash[0] = h.low64 ^ bed->wrong_hash;
 	e.ram_hash[1] = bed->ram_hash[1] = h.high64;
 	g_snprintf(bed->devices, sizeof bed->devices, "devices of %" G_GUINT64_FORMAT, (guint64)e.epoch.n);

@@ -31,7 +31,7 @@ struct bed {
 	struct epoch_id committed, last;
 	uint64_t ram_hash[2];
 	char devices[64], record[64];
-	bool wrong_hash;
+	bool wrong_hash, no_hash;
 	gint verify_failures;
 	/* stored() */
 	GMutex lock; GCond changed;

@@ -213,7 +213,7 @@ static void say_pieces(int fd, const char *answer)
 	g_auto(GStrv) piece = g_strsplit(answer, "|", -1);
 	for (char **p = piece; *p; p++) {
 		g_assert_cmpint(write(fd, *p, strlen(*p)), ==, strlen(*p));
-		g_usleep(1000);
+		g_usleep(1000); /* the pieces are to arrive apart */
 	}
 }
 

@@ -1,0 +1,89 @@
+"""conftest.py - what every lab test gets: a lab that always ends, a time limit, the agents' logs when it fails.
+
+Run: /usr/bin/python3 -m pytest tests/lab        (as root; skipped with the reason where something is missing)
+
+Markers:
+  @pytest.mark.hosts(N)        how many hosts the fixture `lab` brings up (default 3)
+  @pytest.mark.no_agent        without agents
+  @pytest.mark.limit(SECONDS)  time limit of the test, its fixtures included (default 180)
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+import vcft  # noqa: E402
+
+LIMIT_S = 180
+
+
+def pytest_configure(config):
+    for line in ("hosts(n): number of hosts of the lab", "no_agent: a lab without agents", "limit(seconds): time limit of the test"):
+        config.addinivalue_line("markers", line)
+
+
+def argument(item, marker, default):
+    found = item.get_closest_marker(marker)
+    return found.args[0] if found else default
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    limit = argument(item, "limit", LIMIT_S)
+
+    def too_long(_number, _frame):
+        raise vcft.Timeout(f"the test took longer than its limit of {limit} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(limit)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and call.when == "call" and lab is not None:
+        report.sections.append(("agents' logs", lab.log_tails()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown():
+    signal.alarm(60)  # what takes the lab down has time of its own
+
+
+def missing():
+    """Why no lab can be made here, or None."""
+    if os.geteuid() != 0:
+        return "must run as root"
+    if not os.path.exists("/dev/net/tun"):
+        return "no /dev/net/tun"
+    return next((f"{program} is not installed" for program in ("corosync", "ip", "qemu-system-x86_64") if shutil.which(program) is None), None)
+
+
+@pytest.fixture
+def lab(request):
+    """A lab that is up: three hosts with agents, unless the test is marked otherwise."""
+    reason = missing()
+    agent = request.node.get_closest_marker("no_agent") is None
+    if reason is None and agent and not os.path.exists(os.path.join(vcft.BUILD, "src", "agent", "virtcftd")):
+        reason = f"no agent in {vcft.BUILD}: build first"
+    if reason:
+        pytest.skip(reason)
+    with vcft.Lab(argument(request.node, "hosts", 3), agent=agent) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tiny_guest():
+    """The tiny guest is there (built now if not)."""
+    subprocess.run([os.path.join(vcft.REPOSITORY, "guests", "build-tiny")], check=True, timeout=300)
+    return os.path.join(vcft.GUESTS, "tiny.cpio.gz")
