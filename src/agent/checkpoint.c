@@ -44,11 +44,15 @@ static void on_record(void *data)
 	struct agent *a = note->agent;
 	if (!is_current(a, note->r))
 		return;
-	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
-		if (agent_has(a, i)) {
-			g_autoptr(GBytes) record = net_take_record(a->net, (struct vm_id){ i }, note->r);
+	for (uint32_t i = 0; i < VCFT_VM_MAX; i++) {
+		g_autoptr(GBytes) record = agent_has(a, i) ? net_take_record(a->net, (struct vm_id){ i }, note->r) : NULL;
+		if (record) {
 			machine_record(a->machines[i], note->r, record);
+		} else if (agent_has(a, i)) {
+			not_stored(a, (struct vm_id){ i }, 0, "too much was in flight across the cut");
+			return;
 		}
+	}
 }
 
 /* The switch's thread. */

@@ -290,12 +290,17 @@ static bool disks_start(struct machine *m, struct epoch_id c, GError **error)
 	return true;
 }
 
+static char *console_log_path(const struct machine *m)
+{
+	return g_strdup_printf("%s/console/%s.log", m->o.agent->state_dir, m->o.config->name);
+}
+
 static struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 {
 	const struct config_vm *config = m->o.config;
 	g_autofree char *run_dir = g_build_filename(m->o.agent->run_dir, config->name, NULL);
 	g_autofree char *console = machine_console_path(m->o.agent, config);
-	g_autofree char *log = g_strdup_printf("%s/console/%s.log", m->o.agent->state_dir, config->name);
+	g_autofree char *log = console_log_path(m);
 	g_autofree char *preload = g_build_filename(m->o.agent->plugin_dir, "virtcft-preload.so", NULL);
 	g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
 	struct vm_nic nics[VCFT_NIC_MAX];
@@ -579,7 +584,9 @@ static bool place_image(struct machine *m, struct generation g, struct image *im
 static bool place_fresh(struct machine *m, struct generation g, GError **error)
 {
 	uint64_t blocks[VCFT_DISK_MAX] = { 0 };
+	g_autofree char *log = console_log_path(m);
 	parts_close(m);
+	g_unlink(log); /* a new life has a new log */
 	if (m->shadow)
 		image_remove(g_steal_pointer(&m->shadow));
 	for (unsigned i = 0; i < m->o.config->disk_count; i++) {

@@ -30,6 +30,7 @@
 #define SENDS_MAX 4u
 #define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
 #define HOST_FOR(h, set) for (struct host_id h = host_lowest(set); h.n; h = host_lowest((set) & ~host_bit(h) & -host_bit(h)))
+#define INVITE_AGAIN NSEC_PER_SEC            /* an empty host that has not joined is invited again, in case that it missed it */
 #define SUSPECT_FIRST NSEC_PER_SEC           /* a backup that failed is tried again after this, */
 #define SUSPECT_MOST (64 * NSEC_PER_SEC)     /* then after twice as long, at most this */
 
@@ -53,6 +54,8 @@ struct epoch {
 	uint32_t needed;
 	struct member of[VCFT_HOST_MAX + 1];
 	struct epoch_config config;
+	bool reading;                        /* CONFIG came, CONFIGURED not yet; lived and seen of then: */
+	struct generation read_lived, read_seen;
 	bool invited;                        /* joined a running cluster; its next BEGIN makes this host a participant */
 	bool newcomer;                       /* and until an epoch is committed it cannot say which one was the last */
 
@@ -73,6 +76,7 @@ struct epoch {
 
 	/* the leader's */
 	bool proposed, resume_sent, begin_sent, abort_sent, wanted;
+	nsec_t invited_at;
 	host_mask suspect[VCFT_VM_MAX];
 	nsec_t suspect_until[VCFT_VM_MAX], suspect_for[VCFT_VM_MAX];
 
@@ -150,7 +154,11 @@ static void remember(struct epoch *e)
 	a->seen = e->seen;
 }
 
-static void invite(struct epoch *e) { act(e, EPOCH_ACT_INVITE)->generation = e->lived; }
+static void invite(struct epoch *e, nsec_t now)
+{
+	act(e, EPOCH_ACT_INVITE)->generation = e->lived;
+	e->invited_at = now;
+}
 
 static void say_state(struct epoch *e, struct epoch_id committed, const struct message_holding *holdings, uint32_t count)
 {
@@ -196,7 +204,7 @@ static void become_empty(struct epoch *e)
 {
 	act(e, EPOCH_ACT_FORGET);
 	e->state = EPOCH_EMPTY;
-	e->invited = e->lost = e->reporting = e->was_protected = false;
+	e->invited = e->lost = e->reporting = e->was_protected = e->reading = false;
 	e->participants = 0;
 	e->begun = e->committed = e->applied = e->known = e->released = epoch_of(0);
 	say_hello(e);
@@ -205,16 +213,16 @@ static void become_empty(struct epoch *e)
 
 /* A start from power-off waits for all members. A host that has lost its configuration meanwhile is asked again, but not if one lives in a
  * generation already: taking part in a start, it would forget that. */
-static void invite_to_start(struct epoch *e)
+static void invite_to_start(struct epoch *e, nsec_t now)
 {
 	host_mask joined = members_that(e, has_joined), empty = members_that(e, is_empty);
 	bool mine = e->state == EPOCH_GATHER && e->lived.n == 0 && host_lowest(joined).n == e->self.n;
 	if (mine && empty && (joined | empty) == e->members && members_that(e, lives_nowhere) == e->members)
-		invite(e);
+		invite(e, now);
 }
 
 /* E4: from here on STORED and KNOWN of this generation mean nothing to this host. */
-static void gather(struct epoch *e)
+static void gather(struct epoch *e, nsec_t now)
 {
 	if (e->state != EPOCH_GATHER && e->state != EPOCH_EMPTY)
 		act(e, EPOCH_ACT_FREEZE);
@@ -222,15 +230,34 @@ static void gather(struct epoch *e)
 	e->proposed = e->wanted = false;
 	say_hello(e);
 	report(e);
-	invite_to_start(e);
+	invite_to_start(e, now);
+}
+
+/* The agent starts to read it, which may take a while. */
+static void on_config(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	(void)now, (void)in;
+	if (e->reading)
+		return;
+	e->reading = true;
+	e->read_lived = e->lived;
+	e->read_seen = e->seen;
+}
+
+/* A start that a running cluster has overtaken while the configuration was read; or an invitation, in the middle of a recovery. */
+static bool is_overtaken(const struct epoch *e, struct generation g)
+{
+	if (g.n == 0)
+		return e->reading && (!same_generation(e->lived, e->read_lived) || !same_generation(e->seen, e->read_seen));
+	return later(e->seen, g) && later(e->seen, e->lived);
 }
 
 static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
-	(void)now;
-	bool fresh = in->generation.n == 0;
+	bool fresh = in->generation.n == 0, overtaken = is_overtaken(e, in->generation);
 	struct generation lived = fresh || later(in->generation, e->lived) ? in->generation : e->lived;
-	if (!fresh && later(e->seen, lived)) {   /* in the middle of a recovery: it will invite again */
+	e->reading = false;
+	if (overtaken) {   /* whoever runs will invite again */
 		become_empty(e);
 		return;
 	}
@@ -245,7 +272,7 @@ static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event 
 		e->seen = lived;
 	e->invited = e->newcomer = !fresh;
 	remember(e);
-	gather(e);
+	gather(e, now);
 }
 
 static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -295,7 +322,7 @@ static void on_membership(struct epoch *e, nsec_t now, const struct epoch_event 
 	if (e->state == EPOCH_EMPTY && (gone || came))
 		say_state(e, EPOCH_UNKNOWN, NULL, 0);
 	else if (e->state == EPOCH_GATHER ? gone || came : is_joined(e) && generation_is_over(e))
-		gather(e);
+		gather(e, now);
 }
 
 static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -313,8 +340,8 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	if (e->state == EPOCH_RUNNING && same_generation(m->generation, e->seen))
 		e->live_here |= host_bit(in->from);
 	if (e->state == EPOCH_RUNNING && is_leader(e) && !joined)
-		invite(e);
-	invite_to_start(e);
+		invite(e, now);
+	invite_to_start(e, now);
 }
 
 /* ---- a recovery: choosing what to go back to ---- */
@@ -329,7 +356,7 @@ static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
 	if ((e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING) && host_in(e->participants, in->from) && in->from.n != e->self.n &&
 	    same_generation(m->generation, e->seen))
-		gather(e);
+		gather(e, now);
 	from->stated = true;
 	from->seen = m->generation;
 	from->committed = m->epoch;
@@ -470,8 +497,8 @@ static void propose(struct epoch *e)
 	host_mask joined = members_that(e, has_joined);
 	if (e->state != EPOCH_GATHER || e->proposed || !e->quorate || members_that(e, has_stated) != e->members || !joined)
 		return;
-	if (joined != e->members && members_that(e, lives_nowhere) == e->members)
-		return;   /* `up`: others still read the configuration */
+	if (joined != e->members && subset(joined, members_that(e, lives_nowhere)))
+		return;   /* `up`: others still read the configuration, maybe with the memory of a cluster that was ended */
 	struct choice choice;
 	bool found = choose(e, &choice, e->shown);
 	if (host_lowest(found ? choice.hosts : joined).n != e->self.n)
@@ -506,7 +533,6 @@ static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in
 	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && subset(m->hosts, members_that(e, has_stated));
 }
 
-/* An empty host promises as well: it makes the quorum that later ones must meet (E9). */
 static void promise(struct epoch *e, struct generation g)
 {
 	e->seen = g;
@@ -514,6 +540,7 @@ static void promise(struct epoch *e, struct generation g)
 	say(e, MESSAGE_READY);
 }
 
+/* An empty host promises as well: it makes the quorum that later ones must meet (E9). */
 static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
@@ -668,7 +695,7 @@ static void on_trouble(struct epoch *e, nsec_t now, const struct epoch_event *in
 		return;
 	if (e->state == EPOCH_PLACING && m->vm.n < VCFT_VM_MAX)
 		e->avoid[m->vm.n] |= host_bit(in->from);
-	gather(e);
+	gather(e, now);
 }
 
 static void on_trouble_here(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -908,6 +935,8 @@ static void begin(struct epoch *e, nsec_t now)
 	MUST("E8", e->quorate && subset(e->participants, e->members));
 	e->begin_sent = true;
 	e->wanted = false;
+	if (members_that(e, is_empty) && now - e->invited_at >= INVITE_AGAIN)
+		invite(e, now);
 	struct message *m = say(e, MESSAGE_BEGIN);
 	m->epoch = epoch_next(e->begun);
 	m->hosts = next_participants(e);
@@ -950,7 +979,7 @@ static void on_down(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 enum input {
 	IN_MEMBERSHIP, IN_CONFIGURED, IN_HOLDINGS, IN_STORED_HERE, IN_NOT_STORED, IN_PLACED, IN_TROUBLE_HERE, IN_CHECKPOINT, IN_DOWN_HERE,
-	IN_HELLO, IN_BEGIN, IN_STORED, IN_KNOWN, IN_ABORT, IN_TROUBLE, IN_STATE, IN_RECOVER, IN_READY, IN_RESUME, IN_LOST, IN_DOWN,
+	IN_HELLO, IN_CONFIG, IN_BEGIN, IN_STORED, IN_KNOWN, IN_ABORT, IN_TROUBLE, IN_STATE, IN_RECOVER, IN_READY, IN_RESUME, IN_LOST, IN_DOWN,
 	IN_NOTHING,
 };
 
@@ -969,6 +998,7 @@ static const handler table[][STATES] = {
 	[IN_CHECKPOINT]   = { NULL,              NULL,               NULL,             on_checkpoint },
 	[IN_DOWN_HERE]    = { NULL,              on_down_here,       on_down_here,     on_down_here },
 	[IN_HELLO]        = { on_hello,          on_hello,           on_hello,         on_hello },
+	[IN_CONFIG]       = { on_config,         NULL,               NULL,             NULL },
 	[IN_BEGIN]        = { on_begin_empty,    on_begin_outside,   NULL,             on_begin },
 	[IN_STORED]       = { NULL,              NULL,               NULL,             on_stored },
 	[IN_KNOWN]        = { NULL,              NULL,               NULL,             on_known },
@@ -986,6 +1016,7 @@ static enum input input_of_message(enum message_type type)
 {
 	switch (type) {
 	case MESSAGE_HELLO: return IN_HELLO;
+	case MESSAGE_CONFIG: return IN_CONFIG;
 	case MESSAGE_BEGIN: return IN_BEGIN;
 	case MESSAGE_STORED: return IN_STORED;
 	case MESSAGE_KNOWN: return IN_KNOWN;

@@ -48,8 +48,8 @@ struct epoch_config {
 enum epoch_event_type {
 	EPOCH_EV_TICK,          /* time passed; call at least when epoch_deadline() says */
 	EPOCH_EV_MEMBERSHIP,    /* hosts, quorate, needed. A host that leaves and comes back is seen to leave */
-	EPOCH_EV_MESSAGE,       /* from, message: delivered by the group, my own too */
-	EPOCH_EV_CONFIGURED,    /* config; generation: 0 a new cluster (`up`), else joined a running one */
+	EPOCH_EV_MESSAGE,       /* from, message: delivered by the group, my own too; CONFIG as well, before the agent reads it */
+	EPOCH_EV_CONFIGURED,    /* config; generation (that of the CONFIG): 0 a new cluster (`up`), else joined a running one */
 	EPOCH_EV_HOLDINGS,      /* holdings, count, report: the answer to the newest EPOCH_ACT_REPORT (answers to older ones: leave out, or give
 	                           its number and they are dropped) */
 	EPOCH_EV_STORED,        /* epoch, stored, count: all local VMs' checkpoints are on their backups */

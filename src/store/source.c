@@ -8,15 +8,13 @@
  *                                           └──────a backup failed───► FAILED                    abort: from any to IDLE
  *
  *  S6 At most one epoch is uncommitted: source_send only in IDLE, commit only in STORED and of that epoch.
- *  S7 Pages go out strictly ascending by (region, page): region after region, in each first XOR (before the cursor), then LITERAL (the window).
- *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
  *  T2 What the caller lends is read only in SENDING and during a commit; abort returns after the thread has left it.
  *  T3 stored() is called exactly once for an epoch that is not aborted before, without locks.
  *  T4 The shadow's space is taken before EPOCH_END goes out: a commit cannot fail. No space: stored(not ok, nobody failed).
  *  T5 A backup that makes no progress for timeout_ms, while it owes some, has failed. Waiting for the record is nobody's debt.
  *
  * Threads: the source's own does all work; callers post requests under `lock` and wait for `changed`. */
-#include "store/store-private.h"
+#include "store/source-private.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -24,37 +22,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define FILL_DEFAULT (8u << 20)
 #define TIMEOUT_DEFAULT 10000u
 #define QUEUE_MAX (16u << 20)      /* bytes queued for a backup before encoding waits for it */
-
-enum source_phase { SOURCE_IDLE, SOURCE_POSTED, SOURCE_SENDING, SOURCE_STORED, SOURCE_FAILED };
-
-struct source {
-	struct source_options options;
-	struct image *shadow;
-	struct source_callbacks callbacks;
-	void *user;
-	GThread *thread;
-	int wake;                                  /* eventfd: a request was posted */
-
-	GMutex lock;                               /* guards the rest of this block */
-	GCond changed;
-	enum source_phase phase;
-	bool quit, abort_wanted, commit_wanted;
-	struct source_epoch epoch;                 /* phase != IDLE */
-	GBytes *record; struct epoch_id record_epoch;
-	struct source_backup *wanted; unsigned wanted_count; host_mask wanted_complete; /* wanted NULL: nothing new */
-
-	/* the thread's own */
-	struct store_shape shape;
-	GPtrArray *peers;
-	struct delta_encoder *encoder;
-	host_mask receivers;                       /* of the chunk that is being encoded */
-	GBytes *record_sent;
-	struct source_stats stats;
-	char why[192];
-};
 
 /* ---- requests ---- */
 static void wake(struct source *s)
@@ -101,7 +70,7 @@ void source_record(struct source *s, struct epoch_id r, GBytes *record)
 	g_mutex_lock(&s->lock);
 	if (s->record)
 		g_bytes_unref(s->record);
-	s->record = g_bytes_ref(record);
+	s->record = record ? g_bytes_ref(record) : g_bytes_new(NULL, 0);
 	s->record_epoch = r;
 	g_mutex_unlock(&s->lock);
 	wake(s);
@@ -133,11 +102,6 @@ void source_abort(struct source *s, struct epoch_id r)
 }
 
 /* ---- backups ---- */
-static struct fill_cursor cursor_end(const struct source *s) { return (struct fill_cursor){ s->shape.regions, 0 }; }
-static bool at_end(const struct source *s, struct fill_cursor c) { return c.region == s->shape.regions; }
-
-static struct peer *peer_at(const struct source *s, guint i) { return g_ptr_array_index(s->peers, i); }
-
 static struct peer *find_peer(GPtrArray *peers, const struct source_backup *b)
 {
 	for (guint i = 0; i < peers->len; i++) {
@@ -152,7 +116,7 @@ static struct peer *find_peer(GPtrArray *peers, const struct source_backup *b)
 static void peer_reset(struct source *s, struct peer *p)
 {
 	p->state = PEER_NEW;
-	p->cursor = p->told_complete && image_epoch(s->shadow).n ? cursor_end(s) : (struct fill_cursor){ 0, 0 };
+	p->cursor = p->told_complete && image_epoch(s->shadow).n ? source_end(s) : (struct fill_cursor){ 0, 0 };
 }
 
 static void apply_wanted(struct source *s, const struct source_backup *wanted, unsigned count, host_mask complete)
@@ -187,8 +151,8 @@ static host_mask failed_peers(const struct source *s)
 {
 	host_mask m = 0;
 	for (guint i = 0; i < s->peers->len; i++)
-		if (peer_at(s, i)->state == PEER_FAILED)
-			m |= host_bit(peer_at(s, i)->to.host);
+		if (source_peer(s, i)->state == PEER_FAILED)
+			m |= host_bit(source_peer(s, i)->to.host);
 	return m;
 }
 
@@ -203,8 +167,8 @@ static int next_deadline(const struct source *s)
 {
 	nsec_t now = clock_now(), first = INT64_MAX;
 	for (guint i = 0; i < s->peers->len; i++)
-		if (peer_busy(peer_at(s, i)))
-			first = MIN(first, peer_at(s, i)->progress + time_limit(s));
+		if (peer_busy(source_peer(s, i)))
+			first = MIN(first, source_peer(s, i)->progress + time_limit(s));
 	if (first == INT64_MAX)
 		return -1;
 	return first <= now ? 0 : (int)((first - now) / NSEC_PER_MSEC + 1);
@@ -213,8 +177,8 @@ static int next_deadline(const struct source *s)
 static void check_deadlines(struct source *s)
 {
 	for (guint i = 0; i < s->peers->len; i++)
-		if (peer_busy(peer_at(s, i)) && clock_now() - peer_at(s, i)->progress >= time_limit(s))
-			peer_fail(peer_at(s, i), "no progress");
+		if (peer_busy(source_peer(s, i)) && clock_now() - source_peer(s, i)->progress >= time_limit(s))
+			peer_fail(source_peer(s, i), "no progress");
 }
 
 /* Move bytes; wait: until something happens (a request, too). */
@@ -223,33 +187,31 @@ static void pump(struct source *s, bool wait)
 	struct pollfd fd[1 + VCFT_HOST_MAX] = { { .fd = s->wake, .events = POLLIN } };
 	guint n = MIN(s->peers->len, VCFT_HOST_MAX);
 	for (guint i = 0; i < n; i++)
-		fd[1 + i] = (struct pollfd){ .fd = peer_at(s, i)->fd, .events = peer_events(peer_at(s, i)) };
+		fd[1 + i] = (struct pollfd){ .fd = source_peer(s, i)->fd, .events = peer_events(source_peer(s, i)) };
 	if (poll(fd, 1 + n, wait ? next_deadline(s) : 0) > 0) {
 		uint64_t count;
 		if (fd[0].revents && read(s->wake, &count, sizeof count) < 0 && errno != EAGAIN)
 			g_assert_not_reached();
 		for (guint i = 0; i < n; i++)
 			if (fd[1 + i].revents)
-				peer_event(peer_at(s, i), fd[1 + i].revents);
+				peer_event(source_peer(s, i), fd[1 + i].revents);
 	}
 	check_deadlines(s);
 }
 
-/* True: go on with the epoch. Waits while a backup has too much before it. */
-static bool go_on(struct source *s)
+bool source_go_on(struct source *s)
 {
 	pump(s, false);
 	for (guint i = 0; i < s->peers->len; i++)
-		while (peer_at(s, i)->out_bytes > QUEUE_MAX && !cancelled(s))
+		while (source_peer(s, i)->out_bytes > QUEUE_MAX && !cancelled(s))
 			pump(s, true);
 	return !failed_peers(s) && !cancelled(s);
 }
 
-/* ---- encode ---- */
-static void put_to(struct source *s, host_mask receivers, GBytes *message, unsigned pages)
+void source_put(struct source *s, host_mask receivers, GBytes *message, unsigned pages)
 {
 	for (guint i = 0; i < s->peers->len; i++) {
-		struct peer *p = peer_at(s, i);
+		struct peer *p = source_peer(s, i);
 		if (!host_in(receivers, p->to.host))
 			continue;
 		peer_put(p, message, true);
@@ -258,142 +220,11 @@ static void put_to(struct source *s, host_mask receivers, GBytes *message, unsig
 	}
 }
 
-/* Send the chunk that is in the encoder. */
-static bool flush_chunk(struct source *s)
-{
-	unsigned pages = delta_count(s->encoder);
-	if (!pages)
-		return true;
-	g_autoptr(GBytes) message = delta_finish(s->encoder);
-	s->stats.pages += pages;
-	put_to(s, s->receivers, message, pages);
-	return go_on(s);
-}
-
-/* The next page goes to these: T1. */
-static bool page_for(struct source *s, host_mask receivers, unsigned region, enum delta_kind kind)
-{
-	if (s->receivers == receivers && delta_count(s->encoder) < STORE_CHUNK_PAGES)
-		return true;
-	if (!flush_chunk(s))
-		return false;
-	s->receivers = receivers;
-	delta_begin(s->encoder, region, kind);
-	return true;
-}
-
-/* Backups that have the shadow's content of this page. */
-static host_mask peers_with(const struct source *s, unsigned region, uint64_t page)
-{
-	host_mask m = 0;
-	for (guint i = 0; i < s->peers->len; i++)
-		if (fill_before(region, page, peer_at(s, i)->cursor))
-			m |= host_bit(peer_at(s, i)->to.host);
-	return m;
-}
-
-static bool encode_xor(struct source *s, unsigned region)
-{
-	const struct source_pages *pages = &s->epoch.region[region];
-	s->receivers = 0;
-	delta_begin(s->encoder, region, DELTA_XOR);
-	for (size_t i = 0; i < pages->count; i++) {
-		host_mask to = peers_with(s, region, pages->index[i]);
-		if (!to)
-			break;    /* no cursor is behind this page, nor behind a later one */
-		if (!page_for(s, to, region, DELTA_XOR))
-			return false;
-		const uint8_t *reference = image_page(s->shadow, region, pages->index[i]);
-		delta_add(s->encoder, pages->index[i], pages->data[i], reference, region > 0 && !reference);
-	}
-	return flush_chunk(s);
-}
-
-/* Window pages of a region: the shadow's (list) and the epoch's, merged; the epoch's are newer. */
-static bool encode_window(struct source *s, unsigned region, struct fill_cursor from, struct fill_cursor to, const GArray *list,
-                          host_mask receivers)
-{
-	const struct source_pages *pages = &s->epoch.region[region];
-	size_t i = 0, k = 0;
-	s->receivers = 0;
-	while (i < pages->count && fill_before(region, pages->index[i], from))
-		i++;
-	for (;;) {
-		uint64_t dirty = i < pages->count && fill_before(region, pages->index[i], to) ? pages->index[i] : UINT64_MAX;
-		uint64_t still = k < list->len ? g_array_index(list, uint64_t, k) : UINT64_MAX;
-		uint64_t page = MIN(dirty, still);
-		if (page == UINT64_MAX)
-			return flush_chunk(s);
-		if (!page_for(s, receivers, region, DELTA_LITERAL))
-			return false;
-		delta_add(s->encoder, page, page == dirty ? pages->data[i] : image_page(s->shadow, region, page), NULL, true);
-		i += page == dirty;
-		k += page == still;
-	}
-}
-
-/* One window for all backups whose cursor is at the same place. */
-struct window { struct fill_cursor from, to; host_mask receivers; GArray *list[STORE_REGION_MAX]; };
-
-static void window_free(struct window *w)
-{
-	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
-		g_array_unref(w->list[i]);
-	g_free(w);
-}
-
-static struct window *window_at(struct source *s, GPtrArray *windows, struct fill_cursor from)
-{
-	for (guint i = 0; i < windows->len; i++) {
-		struct window *w = g_ptr_array_index(windows, i);
-		if (w->from.region == from.region && w->from.page == from.page)
-			return w;
-	}
-	struct window *w = g_new0(struct window, 1);
-	w->from = from;
-	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
-		w->list[i] = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-	w->to = fill_window(s->shadow, from, (s->options.fill_bytes ? s->options.fill_bytes : FILL_DEFAULT) / VCFT_PAGE_SIZE, w->list);
-	g_ptr_array_add(windows, w);
-	return w;
-}
-
-static GPtrArray *plan_windows(struct source *s)
-{
-	GPtrArray *windows = g_ptr_array_new_with_free_func((GDestroyNotify)window_free);
-	for (guint i = 0; i < s->peers->len; i++) {
-		struct peer *p = peer_at(s, i);
-		p->next = p->cursor;
-		if (at_end(s, p->cursor))
-			continue;
-		struct window *w = window_at(s, windows, p->cursor);
-		w->receivers |= host_bit(p->to.host);
-		p->next = w->to;
-	}
-	return windows;
-}
-
-static bool encode_pages(struct source *s)
-{
-	nsec_t start = clock_now();
-	g_autoptr(GPtrArray) windows = plan_windows(s);
-	bool ok = true;
-	for (unsigned r = 0; ok && r < s->shape.regions; r++) {
-		ok = encode_xor(s, r);
-		for (guint i = 0; ok && i < windows->len; i++) {
-			struct window *w = g_ptr_array_index(windows, i);
-			ok = encode_window(s, r, w->from, w->to, w->list[r], w->receivers);
-		}
-	}
-	s->stats.encode_time = clock_now() - start;
-	return ok;
-}
-
 /* ---- an epoch ---- */
 static void open_peer(struct source *s, struct peer *p)
 {
 	struct stream_open m = { .host = s->options.self, .vm = s->options.vm, .generation = s->epoch.generation,
-	                         .base = image_epoch(s->shadow), .flags = at_end(s, p->cursor) ? 0 : STREAM_FRESH, .shape = s->shape };
+	                         .base = image_epoch(s->shadow), .flags = source_at_end(s, p->cursor) ? 0 : STREAM_FRESH, .shape = s->shape };
 	uint8_t out[STREAM_MESSAGE_MAX];
 	peer_connect(p);
 	p->generation = s->epoch.generation;
@@ -426,7 +257,7 @@ static void put_message(struct source *s, enum message_type type, const void *da
 	if (n)
 		memcpy(all + MESSAGE_HEADER_BYTES, data, n);
 	g_autoptr(GBytes) message = g_bytes_new_take(all, MESSAGE_HEADER_BYTES + n);
-	put_to(s, ~UINT64_C(0), message, 0);
+	source_put(s, ~UINT64_C(0), message, 0);
 }
 
 static bool wait_record(struct source *s)
@@ -448,7 +279,7 @@ static void end_epoch(struct source *s, struct peer *p)
 {
 	struct stream_end m = { .pages = p->pages, .raw_bytes = p->pages * VCFT_PAGE_SIZE, .chunks = p->chunks,
 	                        .ram_hash = { s->epoch.ram_hash[0], s->epoch.ram_hash[1] },
-	                        .flags = at_end(s, p->next) ? STREAM_COMPLETE : 0 };
+	                        .flags = source_at_end(s, p->next) ? STREAM_COMPLETE : 0 };
 	uint8_t out[STREAM_MESSAGE_MAX];
 	peer_put_bytes(p, out, stream_put_end(out, &m, p->sum), false);
 	p->ended = true;
@@ -459,7 +290,7 @@ static bool wait_acks(struct source *s)
 	for (;;) {
 		bool all = true;
 		for (guint i = 0; i < s->peers->len; i++)
-			all = all && peer_at(s, i)->acked;
+			all = all && source_peer(s, i)->acked;
 		if (failed_peers(s) || cancelled(s))
 			return false;
 		if (all)
@@ -478,11 +309,21 @@ static bool reserve_shadow(struct source *s)
 	return false;
 }
 
+static bool fits(struct source *s, const char *what, size_t bytes)
+{
+	if (bytes <= STORE_DEVICES_MAX)
+		return true;
+	g_snprintf(s->why, sizeof s->why, "%s of %zu bytes: at most %u", what, bytes, STORE_DEVICES_MAX);
+	return false;
+}
+
 static bool send_epoch(struct source *s)
 {
+	if (!fits(s, "device state", s->epoch.devices_bytes))
+		return false;
 	for (guint i = 0; i < s->peers->len; i++)
-		begin_epoch(s, peer_at(s, i));
-	if (failed_peers(s) || !encode_pages(s))
+		begin_epoch(s, source_peer(s, i));
+	if (failed_peers(s) || !source_encode(s))
 		return false;
 	put_message(s, MESSAGE_DEVICES, s->epoch.devices, s->epoch.devices_bytes);
 	pump(s, false);
@@ -490,9 +331,11 @@ static bool send_epoch(struct source *s)
 		return false;
 	gsize n;
 	const void *record = g_bytes_get_data(s->record_sent, &n);
+	if (!fits(s, "record", n))
+		return false;
 	put_message(s, MESSAGE_CHANNEL, record, n);
 	for (guint i = 0; i < s->peers->len; i++)
-		end_epoch(s, peer_at(s, i));
+		end_epoch(s, source_peer(s, i));
 	return wait_acks(s);
 }
 
@@ -500,24 +343,17 @@ static uint64_t bytes_sent(const struct source *s)
 {
 	uint64_t n = 0;
 	for (guint i = 0; i < s->peers->len; i++)
-		n += peer_at(s, i)->sent;
+		n += source_peer(s, i)->sent;
 	return n;
 }
 
-static bool sizes_fit(struct source *s)
-{
-	if (s->epoch.devices_bytes <= STORE_DEVICES_MAX)
-		return true;
-	g_snprintf(s->why, sizeof s->why, "device state of %zu bytes is too large", s->epoch.devices_bytes);
-	return false;
-}
 
 static void report(struct source *s, bool ok)
 {
 	host_mask complete = 0, failed = failed_peers(s);
 	for (guint i = 0; i < s->peers->len; i++) {
-		struct peer *p = peer_at(s, i);
-		if (ok && at_end(s, p->next))
+		struct peer *p = source_peer(s, i);
+		if (ok && source_at_end(s, p->next))
 			complete |= host_bit(p->to.host);
 		if (p->state == PEER_FAILED && !*s->why)
 			g_strlcpy(s->why, p->why, sizeof s->why);
@@ -526,14 +362,22 @@ static void report(struct source *s, bool ok)
 	s->callbacks.stored(s->options.vm, s->epoch.epoch, ok, complete, failed, &s->stats, s->user);
 }
 
+/* S7 */
+static size_t checked_count(const struct source_pages *pages, uint64_t room)
+{
+	for (size_t i = 0; i < pages->count; i++)
+		MUST("S7", pages->index[i] < room && (!i || pages->index[i] > pages->index[i - 1]));
+	return pages->count;
+}
+
 static void run_epoch(struct source *s)
 {
 	uint64_t sent = bytes_sent(s);
 	s->stats = (struct source_stats){ .raw_bytes = s->epoch.devices_bytes };
 	for (unsigned i = 0; i < s->shape.regions; i++)
-		s->stats.raw_bytes += s->epoch.region[i].count * VCFT_PAGE_SIZE;
+		s->stats.raw_bytes += checked_count(&s->epoch.region[i], s->shape.pages[i]) * VCFT_PAGE_SIZE;
 	*s->why = 0;
-	bool ok = sizes_fit(s) && send_epoch(s);
+	bool ok = send_epoch(s);
 	s->stats.sent_bytes = bytes_sent(s) - sent;
 	g_mutex_lock(&s->lock);
 	bool silent = s->quit || s->abort_wanted;
@@ -553,15 +397,15 @@ static void commit(struct source *s)
 		image_put(s->shadow, 0, ram->index[i], ram->data[i]);
 	image_advance(s->shadow, s->epoch.epoch, true, devices, s->record_sent);
 	for (guint i = 0; i < s->peers->len; i++)
-		peer_at(s, i)->cursor = peer_at(s, i)->next;
+		source_peer(s, i)->cursor = source_peer(s, i)->next;
 }
 
 static void leave_epoch(struct source *s)
 {
 	g_clear_pointer(&s->record_sent, g_bytes_unref);
 	for (guint i = 0; i < s->peers->len; i++) {
-		peer_forget(peer_at(s, i));
-		peer_at(s, i)->active = false;
+		peer_forget(source_peer(s, i));
+		source_peer(s, i)->active = false;
 	}
 }
 

@@ -36,6 +36,13 @@ static int scan_some(int pagemap, uint64_t start, uint64_t end, struct uffd_regi
 	return n;
 }
 
+/* The address space is there. A scan of a process that has ended must not pass for "nothing was written", whatever the kernel says of it. */
+static bool is_alive(const struct uffd *u)
+{
+	uint64_t entry;
+	return pread(u->pagemap, &entry, sizeof entry, (off_t)(u->address / VCFT_PAGE_SIZE * sizeof entry)) == sizeof entry;
+}
+
 static gboolean uffd_scan(struct tracker *tracker, struct page_bits *out, GError **error)
 {
 	struct uffd *u = (struct uffd *)tracker;
@@ -49,7 +56,10 @@ static gboolean uffd_scan(struct tracker *tracker, struct page_bits *out, GError
 			bits_add(out, (u->region[i].start - u->address) / VCFT_PAGE_SIZE,
 			         (u->region[i].end - u->region[i].start) / VCFT_PAGE_SIZE);
 	}
-	return TRUE;
+	if (is_alive(u))
+		return TRUE;
+	g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "scanning for written pages: QEMU has ended");
+	return FALSE;
 }
 
 static void uffd_free(struct tracker *tracker)

@@ -78,7 +78,8 @@ struct vmm {
 	gboolean (*pause)(struct vm *vm, GError **error);
 	/* Stop, call the hook, copy dirty pages and device state, go on. */
 	gboolean (*capture)(struct vm *vm, struct capture *capture, const struct capture_hooks *hooks, GError **error);
-	/* Page numbers that may have been written since the last capture (ascending, in set->index; no contents). The VM is paused. */
+	/* Page numbers that may have been written since the last successful capture (ascending, in set->index; no contents). The VM is paused, or
+	 * its process has ended: then these are all pages that are not holes. */
 	gboolean (*dirty)(struct vm *vm, struct page_set *set, GError **error);
 	/* The mere stop + device-state save + cont, by the three commands, as a yardstick: ns of freeze. */
 	gboolean (*bare_pause)(struct vm *vm, nsec_t *ret_pause, GError **error);

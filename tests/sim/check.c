@@ -72,8 +72,8 @@ static bool holds(const struct host *h, uint32_t vm, struct epoch_id r)
 	       (v->stage.there && v->stage.epoch.n == r.n && (v->stage.fills || v->image.complete.n));
 }
 
-/* How many more hosts may be lost without the last image of any VM: the holders of the VM that has the fewest, but one. With B backups that is B. */
-static unsigned tolerance_at(const struct world *w, struct epoch_id r)
+/* The images of the VM that has the fewest. With B backups that is B + 1. */
+static unsigned images_at(const struct world *w, struct epoch_id r)
 {
 	unsigned least = HOSTS;
 	for (uint32_t i = 0; i < w->plan.vms; i++) {
@@ -82,14 +82,14 @@ static unsigned tolerance_at(const struct world *w, struct epoch_id r)
 			n += holds(&w->host[x], i, r);
 		least = n < least ? n : least;
 	}
-	return least ? least - 1 : 0;
+	return least;
 }
 
 void check_loss(struct host *h, const char *why)
 {
 	struct world *w = h->world;
 	w->losses |= host_bit(h->id);
-	if (host_count(w->losses) > w->tolerance && !w->excused) {
+	if (host_count(w->losses) >= w->images && !w->excused) {
 		TRACE(w, h, "is one loss too many (%s): P5 says nothing any more", why);
 		w->excused = true;
 	}
@@ -106,10 +106,8 @@ void check_commit(struct host *h, struct epoch_id r)
 		return;
 	w->captures[slot].checked = true;
 	w->losses = 0;
-	w->excused = false;
-	w->tolerance = tolerance_at(w, r);
-	if (host_view(h).protected_ && w->tolerance < w->plan.backups)
-		TRACE(w, h, "believes that all is protected; %u images of some VM are there", w->tolerance);
+	w->images = images_at(w, r);
+	w->excused = w->images == 0;   /* their hosts have died a moment ago */
 	for (uint32_t i = 0; i < w->plan.vms; i++)
 		if (!w->captures[slot].copy[i])
 			sim_violation(w, "E2: epoch %llu is applied without vm %u", (unsigned long long)r.n, i);

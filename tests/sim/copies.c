@@ -123,6 +123,7 @@ static void look_at(struct host *h, uint32_t vm)
 	}
 	if (s->stage.fresh)
 		drop_image(v);
+	TRACE(h->world, h, "takes epoch %llu of vm %u%s", (unsigned long long)s->stage.epoch.n, vm, s->stage.fresh ? ", from the start" : "");
 	v->stage = s->stage;
 	v->stage.there = true;
 	if (!sim_chance(h->world, h->world->plan.lose_ack))

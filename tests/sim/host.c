@@ -365,10 +365,10 @@ void host_deliver(struct host *h, struct host_id from, const struct message *m)
 {
 	TRACE(h->world, h, "delivers %s of host %u, generation %llu epoch %lld hosts %#llx", message_name(m->type), from.n,
 	      (unsigned long long)m->generation.n, (long long)m->epoch.n, (unsigned long long)m->hosts >> 1);
-	if (m->type == MESSAGE_CONFIG)
+	uint32_t life = h->life;
+	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = from, .message = m });
+	if (m->type == MESSAGE_CONFIG && h->life == life)
 		on_config(h, m);
-	else
-		host_step(h, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = from, .message = m });
 }
 
 void host_trouble(struct host *h, uint32_t vm, uint8_t reason)

@@ -181,7 +181,7 @@ struct world {
 	struct frame *released[VMS];
 	struct generation_check *generations;
 	host_mask losses;                    /* since an epoch was applied last */
-	unsigned tolerance;                  /* that many may be lost then */
+	unsigned images;                     /* that there were then of the VM that had the fewest */
 	bool excused, suspected;             /* more were; a backup has failed */
 	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[64];
 	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;

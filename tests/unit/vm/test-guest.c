@@ -266,18 +266,18 @@ static void test_v3_failed_capture(void)
 	guest_stop(&g);
 }
 
-/* K6: a first capture that fails after its early copy. Each page of the guest's large set is written once in four seconds, so no later write
- * hides a loss. */
+/* K6: a first capture that fails after its early copy. The guest fills pages that it never touches again, so no later write hides a loss. */
 static void test_v3_failed_first_capture(void)
 {
 	if (!guest_requires())
 		return;
-	struct guest g = guest_new("memwriter+2000+8000");
+	struct guest g = guest_new("i=0;while+:;do+dd+if=/dev/urandom+of=/tmp/g$i+bs=4k+count=50+2>/dev/null;i=$((i%2B1));echo+FILLED+$i;done");
+	g.spec.memory_bytes = 512u << 20;
 	struct oracle o;
 	struct capture c = { 0 };
 	oracle_open(&o, &g);
 	guest_boot(&g);
-	g_free(guest_expect(&g, "memwriter ok"));
+	g_free(guest_expect(&g, "FILLED 10"));
 	for (unsigned i = 0; i < 3; i++) {
 		fault_set(i == 1 ? FAULT_CAPTURE_HOOK : FAULT_CAPTURE_DEVICES, 1);
 		refuse(&o, &c);
@@ -337,6 +337,34 @@ static void test_v3_hung(void)
 	g_free(guest_expect(&g, "memwriter ok")); /* goes on with nobody reading */
 	oracle_capture(&o, &c);
 	oracle_capture(&o, &c);
+	oracle_close(&o);
+	capture_free(&c);
+	guest_stop(&g);
+}
+
+/* dirty() of a VM whose process was killed in the middle of its epoch: what a rollback in place needs. */
+static void test_v2_dirty_of_the_dead(void)
+{
+	if (!guest_requires())
+		return;
+	struct guest g = guest_new(WRITES);
+	struct oracle o;
+	struct capture c = { 0 };
+	struct page_set dirty = { 0 };
+	oracle_open(&o, &g);
+	guest_boot(&g);
+	g_free(guest_expect(&g, "memwriter ok"));
+	oracle_capture(&o, &c);
+	g_free(guest_expect(&g, "memwriter ok"));
+	vmm_qemu.kill(g.vm);
+	while (qmp_poll(g.vm->qmp, clock_now() + NSEC_PER_SEC) && qmp_receive(g.vm->qmp, NULL))
+		;
+	look(&o, NULL);
+	g_assert_cmpuint(bits_count(&o.changed), >, 1000);
+	g_assert_true(vmm_qemu.dirty(g.vm, &dirty, NULL));
+	struct capture as_capture = { .ram = dirty };
+	check_superset(&o, &as_capture);
+	page_set_free(&dirty);
 	oracle_close(&o);
 	capture_free(&c);
 	guest_stop(&g);
@@ -596,6 +624,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/guest/V2-two-cpus-rng", test_v2_two_cpus_rng);
 	g_test_add_func("/vm/guest/V2-three-commands", test_v2_three_commands);
 	g_test_add_func("/vm/guest/V2-failed-scan", test_v2_failed_scan);
+	g_test_add_func("/vm/guest/V2-dirty-of-the-dead", test_v2_dirty_of_the_dead);
 	g_test_add_func("/vm/guest/quiet", test_quiet_guest);
 	g_test_add_func("/vm/guest/V1-paused", test_v1_paused);
 	g_test_add_func("/vm/guest/V3-failed-capture", test_v3_failed_capture);

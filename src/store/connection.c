@@ -1,0 +1,428 @@
+/* connection.c - one stream that comes in from a VM's host: OPEN, then epoch by epoch, each an answer.
+ *
+ *   OPEN ──► EPOCH ─(wait for the base: K2)─► stage, chunk by chunk, space reserved ──► complete: the VM's stage ──► ACK
+ *                                                  └─ anything wrong: status, end (S3)
+ *
+ *  K2 A stream whose base is an epoch that is staged but not committed here yet waits for that commit: the group may be slower than the stream.
+ *  K3 A new EPOCH with the image's epoch as base replaces an uncommitted stage: its source was told that it is aborted.
+ *  K4 After sink_holdings() no stage is replaced and none acknowledged until the next generation: what was told stays true.
+ *  K5 One connection a VM: a newer one takes the older one's place. A connection touches image and stage only while it is vm->connection.
+ *
+ * Thread: one for each connection; it ends by itself, and is joined later. */
+#include "store/sink-private.h"
+
+#include "base/fault.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#define CONNECTIONS_MAX (2u * VCFT_VM_MAX)
+#define OPEN_SECONDS 10         /* a connection must say OPEN within this */
+#define DRAIN_SECONDS 2         /* a refused sender has this long to read why */
+
+/* ---- bytes ---- */
+static bool receive(struct connection *c, void *out, size_t n)
+{
+	for (uint8_t *at = out; n;) {
+		ssize_t got = recv(c->fd, at, n, 0);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0 || g_atomic_int_get(&c->closing))
+			return false;
+		at += got;
+		n -= (size_t)got;
+	}
+	return true;
+}
+
+static bool make_room(struct connection *c, size_t n)
+{
+	if (n <= c->room)
+		return true;
+	uint8_t *p = realloc(c->payload, n);
+	if (!p)
+		return false;
+	c->payload = p;
+	c->room = n;
+	return true;
+}
+
+static void answer(struct connection *c, struct epoch_id epoch, enum store_status status)
+{
+	struct stream_ack ack = { c->generation, epoch, status };
+	uint8_t out[STREAM_MESSAGE_MAX];
+	size_t n = stream_put_ack(out, &ack);
+	if (send(c->fd, out, n, MSG_NOSIGNAL) != (ssize_t)n)
+		g_atomic_int_set(&c->closing, 1);
+}
+
+static void set_timeout(int fd, int option, int seconds)
+{
+	struct timeval tv = { .tv_sec = seconds };
+	setsockopt(fd, SOL_SOCKET, option, &tv, sizeof tv);
+}
+
+/* S3: say why, and let the sender read it: closing with unread bytes would take the answer away from it. */
+static void refuse(struct connection *c, struct epoch_id epoch, enum store_status status)
+{
+	nsec_t end = clock_now() + DRAIN_SECONDS * NSEC_PER_SEC;
+	uint8_t waste[16384];
+	answer(c, epoch, status);
+	shutdown(c->fd, SHUT_WR);
+	set_timeout(c->fd, SO_RCVTIMEO, 1);
+	while (clock_now() < end && !g_atomic_int_get(&c->closing) && recv(c->fd, waste, sizeof waste, 0) > 0)
+		;
+}
+
+/* ---- OPEN ---- */
+static void free_spec(struct image_spec *spec)
+{
+	g_free((char *)spec->ram_path);
+	for (unsigned i = 0; i < VCFT_DISK_MAX; i++)
+		g_free((char *)spec->disk_dir[i]);
+}
+
+static bool spec_has_shape(const struct image_spec *spec, const struct store_shape *shape)
+{
+	struct store_shape s = { .regions = 1 + spec->disk_count, .pages = { spec->ram_pages } };
+	for (unsigned i = 0; i < spec->disk_count && i < VCFT_DISK_MAX; i++)
+		s.pages[1 + i] = spec->disk_blocks[i];
+	return store_shape_equal(&s, shape);
+}
+
+/* An empty image at base, in place of what is there. */
+static enum store_status make_image(struct sink_vm *vm, const struct stream_open *m)
+{
+	struct image_spec spec = { 0 };
+	enum store_status status = STORE_NO_VM;
+	if (vm->sink->callbacks.spec(vm->id, &spec, vm->sink->user)) {
+		status = STORE_BAD_SHAPE;
+		if (spec_has_shape(&spec, &m->shape)) {
+			sink_drop_stage(vm);
+			sink_drop_image(vm);
+			image_remove_files(&spec);
+			vm->image = image_open(&spec, NULL);
+			status = vm->image ? STORE_OK : STORE_NO_SPACE;
+		}
+	}
+	if (status == STORE_OK)
+		image_begin(vm->image, m->base);
+	free_spec(&spec);
+	return status;
+}
+
+/* The image must be there: at base, or as soon as the stage is committed. */
+static enum store_status find_image(const struct sink_vm *vm, const struct stream_open *m)
+{
+	struct store_shape shape;
+	if (!vm->image)
+		return STORE_BAD_BASE;
+	image_shape(vm->image, &shape);
+	if (!store_shape_equal(&shape, &m->shape))
+		return STORE_BAD_SHAPE;
+	if (!epoch_cmp(image_epoch(vm->image), m->base) && image_complete(vm->image).n)
+		return STORE_OK;
+	bool coming = vm->stage && !epoch_cmp(stage_epoch(vm->stage), m->base) && (image_complete(vm->image).n || stage_fills(vm->stage));
+	return coming ? STORE_OK : STORE_BAD_BASE;
+}
+
+/* Make the connection the one of its VM and generation; the VM's lock is held. */
+static enum store_status become_current(struct connection *c, const struct stream_open *m)
+{
+	struct sink *sink = c->sink;
+	enum store_status status = STORE_OK;
+	g_mutex_lock(&sink->lock);
+	if (generation_cmp(m->generation, sink->generation))
+		status = STORE_BAD_GENERATION;
+	else if (sink->told || sink->quit)
+		status = STORE_CLOSED;
+	if (status == STORE_OK) {
+		for (guint i = 0; i < sink->connections->len; i++) {
+			struct connection *other = g_ptr_array_index(sink->connections, i);
+			if (other->opened && other->vm == c->vm && other != c) {
+				g_atomic_int_set(&other->closing, 1);
+				shutdown(other->fd, SHUT_RDWR);
+			}
+		}
+		c->opened = true;
+	}
+	g_mutex_unlock(&sink->lock);
+	if (status == STORE_OK) {
+		c->vm->connection = c;
+		g_cond_broadcast(&c->vm->changed);
+	}
+	return status;
+}
+
+static enum store_status on_open(struct connection *c, const struct stream_open *m)
+{
+	struct sink_vm *vm = &c->sink->vm[m->vm.n];
+	c->generation = m->generation;
+	c->host = m->host;
+	c->shape = m->shape;
+	g_mutex_lock(&c->sink->lock);
+	c->vm = vm;
+	g_mutex_unlock(&c->sink->lock);
+	g_atomic_int_set(&vm->used, 1);
+	sink_lock(vm);
+	enum store_status status = become_current(c, m);
+	if (status == STORE_OK)
+		status = m->flags & STREAM_FRESH ? make_image(vm, m) : find_image(vm, m);
+	g_mutex_unlock(&vm->lock);
+	return status;
+}
+
+/* ---- an epoch; the VM's lock is held ---- */
+static bool is_told(struct sink *sink)
+{
+	g_mutex_lock(&sink->lock);
+	bool told = sink->told;
+	g_mutex_unlock(&sink->lock);
+	return told;
+}
+
+static enum store_status may_touch(struct connection *c)
+{
+	if (g_atomic_int_get(&c->closing) || c->vm->connection != c || !c->vm->image)
+		return STORE_CLOSED;
+	return is_told(c->sink) ? STORE_CLOSED : STORE_OK;
+}
+
+static bool base_is_staged(const struct sink_vm *vm, struct epoch_id base)
+{
+	return vm->image && vm->stage && epoch_cmp(image_epoch(vm->image), base) && !epoch_cmp(stage_epoch(vm->stage), base);
+}
+
+static enum store_status begin_stage(struct connection *c, const struct stream_epoch *e)
+{
+	struct sink_vm *vm = c->vm;
+	while (base_is_staged(vm, e->base) && may_touch(c) == STORE_OK) {    /* K2 */
+		g_cond_wait(&vm->changed, &vm->lock);
+		sink_settle(vm);
+	}
+	enum store_status status = may_touch(c);
+	if (status != STORE_OK)
+		return status;
+	if (epoch_cmp(image_epoch(vm->image), e->base))
+		return STORE_BAD_BASE;
+	if (vm->stage && epoch_cmp(e->epoch, stage_epoch(vm->stage)) <= 0)
+		return STORE_BAD_ORDER;
+	sink_drop_stage(vm);    /* K3 */
+	c->stage = stage_new(&c->shape, e->epoch, e->base, c->sink->limits.stage_bytes, &c->sink->stage_bytes);
+	return STORE_OK;
+}
+
+static enum store_status on_epoch(struct connection *c, size_t n)
+{
+	struct stream_epoch e;
+	if (!stream_get_epoch(c->payload, n, &e))
+		return STORE_BAD_MESSAGE;
+	if (generation_cmp(e.generation, c->generation))
+		return STORE_BAD_GENERATION;
+	stage_free(g_steal_pointer(&c->stage));
+	if (fault(FAULT_STAGE_REFUSED))
+		return STORE_NO_ROOM;
+	sink_lock(c->vm);
+	enum store_status status = begin_stage(c, &e);
+	g_mutex_unlock(&c->vm->lock);
+	return status;
+}
+
+/* The space for the chunk that came: from here on committing it cannot fail. */
+static enum store_status reserve_chunk(struct connection *c)
+{
+	const struct delta_chunk *chunk = stage_last_chunk(c->stage);
+	g_mutex_lock(&c->vm->lock);
+	enum store_status status = may_touch(c);
+	if (status == STORE_OK && !image_reserve(c->vm->image, chunk->region, chunk->index, chunk->count, NULL))
+		status = STORE_NO_SPACE;
+	g_mutex_unlock(&c->vm->lock);
+	return status;
+}
+
+/* S2: the stage is complete; it is the VM's now, and acknowledged. */
+static enum store_status keep_stage(struct connection *c)
+{
+	struct sink_vm *vm = c->vm;
+	struct epoch_id epoch = stage_epoch(c->stage);
+	if (fault(FAULT_STAGE_SLOW))
+		g_usleep(200 * 1000);
+	sink_lock(vm);
+	enum store_status status = may_touch(c);
+	if (status == STORE_OK && epoch_cmp(image_epoch(vm->image), stage_base(c->stage)))
+		status = STORE_BAD_BASE;
+	if (status == STORE_OK) {
+		sink_drop_stage(vm);
+		vm->stage = g_steal_pointer(&c->stage);
+	}
+	g_mutex_unlock(&vm->lock);
+	if (status == STORE_OK)
+		answer(c, epoch, STORE_OK);
+	return status;
+}
+
+static enum store_status on_message(struct connection *c, const struct message_header *h)
+{
+	enum store_status status = h->type == MESSAGE_EPOCH ? on_epoch(c, h->length) : STORE_OK;
+	if (status == STORE_OK && !c->stage)
+		status = STORE_BAD_ORDER;
+	if (status == STORE_OK)
+		status = stage_message(c->stage, c->decoder, h->type, c->header, c->payload, h->length);
+	if (status == STORE_OK && h->type == MESSAGE_PAGES)
+		status = reserve_chunk(c);
+	if (status == STORE_OK && h->type == MESSAGE_EPOCH_END)
+		status = keep_stage(c);
+	return status;
+}
+
+/* ---- a connection ---- */
+/* False: it has ended, or what came was refused. */
+static bool receive_message(struct connection *c, struct message_header *ret_header, enum store_status *ret_status)
+{
+	*ret_status = STORE_OK;
+	if (!receive(c, c->header, sizeof c->header))
+		return false;
+	*ret_status = STORE_BAD_MESSAGE;
+	if (!message_header_decode(c->header, CHANNEL_REPLICATION, ret_header) ||
+	    (ret_header->type == MESSAGE_REPLICATION_OPEN) == c->opened)
+		return false;
+	*ret_status = STORE_NO_ROOM;
+	if (!make_room(c, MAX(ret_header->length, 1)))
+		return false;
+	*ret_status = STORE_OK;
+	return receive(c, c->payload, ret_header->length);
+}
+
+static enum store_status first_message(struct connection *c)
+{
+	struct message_header h;
+	struct stream_open open;
+	enum store_status status;
+	set_timeout(c->fd, SO_RCVTIMEO, OPEN_SECONDS);
+	if (!receive_message(c, &h, &status))
+		return status == STORE_OK ? STORE_CLOSED : status;
+	if (!stream_get_open(c->header, c->payload, h.length, &open))
+		return STORE_BAD_MESSAGE;
+	set_timeout(c->fd, SO_RCVTIMEO, 0);
+	return on_open(c, &open);
+}
+
+static void serve(struct connection *c)
+{
+	struct message_header h;
+	enum store_status status = first_message(c);
+	while (status == STORE_OK && receive_message(c, &h, &status))
+		status = on_message(c, &h);
+	if (status != STORE_OK)
+		refuse(c, c->stage ? stage_epoch(c->stage) : epoch_of(0), status);
+}
+
+static void connection_end(struct connection *c)
+{
+	struct sink *sink = c->sink;
+	if (c->vm) {
+		g_mutex_lock(&c->vm->lock);
+		if (c->vm->connection == c)
+			c->vm->connection = NULL;
+		g_mutex_unlock(&c->vm->lock);
+	}
+	stage_free(c->stage);
+	delta_decoder_free(c->decoder);
+	free(c->payload);
+	g_mutex_lock(&sink->lock);
+	close(c->fd);
+	g_ptr_array_remove_fast(sink->connections, c);
+	g_ptr_array_add(sink->ended, g_thread_self());
+	g_cond_broadcast(&sink->gone);
+	g_mutex_unlock(&sink->lock);
+	g_free(c);
+}
+
+void connection_join_ended(struct sink *sink)
+{
+	g_mutex_lock(&sink->lock);
+	GPtrArray *ended = sink->ended;
+	sink->ended = g_ptr_array_new();
+	g_mutex_unlock(&sink->lock);
+	for (guint i = 0; i < ended->len; i++)
+		g_thread_join(g_ptr_array_index(ended, i));
+	g_ptr_array_unref(ended);
+}
+
+static gpointer connection_thread(gpointer data)
+{
+	serve(data);
+	connection_end(data);
+	return NULL;
+}
+
+void connection_start(struct sink *sink, int fd)
+{
+	int one = 1;
+	struct connection *c = g_new0(struct connection, 1);
+	c->sink = sink;
+	c->fd = fd;
+	c->decoder = delta_decoder_new();
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	set_timeout(fd, SO_SNDTIMEO, OPEN_SECONDS);
+	g_mutex_lock(&sink->lock);
+	bool room = sink->connections->len < CONNECTIONS_MAX && !sink->quit;
+	if (room)
+		g_ptr_array_add(sink->connections, c);
+	g_mutex_unlock(&sink->lock);
+	connection_join_ended(sink);
+	if (room) {
+		g_thread_new("sink-stream", connection_thread, c);
+		return;
+	}
+	delta_decoder_free(c->decoder);
+	close(fd);
+	g_free(c);
+}
+
+/* ---- ending ---- */
+/* Tell them; sink->lock is held. Returns how many there are. */
+static unsigned hang_up(struct sink *sink, connection_test test, const void *what)
+{
+	unsigned n = 0;
+	for (guint i = 0; i < sink->connections->len; i++) {
+		struct connection *c = g_ptr_array_index(sink->connections, i);
+		if (!test(c, what))
+			continue;
+		n++;
+		g_atomic_int_set(&c->closing, 1);
+		shutdown(c->fd, SHUT_RDWR);
+	}
+	return n;
+}
+
+/* Those in K2 look again. */
+void connection_wake_all(struct sink *sink)
+{
+	for (unsigned i = 0; i < VCFT_VM_MAX; i++) {
+		if (!g_atomic_int_get(&sink->vm[i].used))
+			continue;
+		g_mutex_lock(&sink->vm[i].lock);
+		g_cond_broadcast(&sink->vm[i].changed);
+		g_mutex_unlock(&sink->vm[i].lock);
+	}
+}
+
+void connection_end_all(struct sink *sink, connection_test test, const void *what)
+{
+	g_mutex_lock(&sink->lock);
+	unsigned n = hang_up(sink, test, what);
+	g_mutex_unlock(&sink->lock);
+	if (!n)
+		return;
+	connection_wake_all(sink);
+	g_mutex_lock(&sink->lock);
+	while (hang_up(sink, test, what))
+		g_cond_wait(&sink->gone, &sink->lock);
+	g_mutex_unlock(&sink->lock);
+}

@@ -1,0 +1,143 @@
+/* encode.c - the pages of an epoch, coded once and sent to each backup that needs just that.
+ *
+ *   region r:   epoch's pages before the cursors ──XOR with the shadow──►  backups whose cursor is behind them
+ *               each window at a cursor          ──literally──►            backups with that cursor
+ *
+ *  S7 Pages go out strictly ascending by (region, page), for each backup: region after region, in each first XOR (before its cursor), then
+ *     its window (behind it).
+ *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
+ *
+ * A disk page that the shadow does not have is sent even if it is zero: that the guest wrote it is what the map says.
+ * Thread: the source's. */
+#include "store/source-private.h"
+
+/* Send the chunk that is in the encoder. */
+static bool flush_chunk(struct source *s)
+{
+	unsigned pages = delta_count(s->encoder);
+	if (!pages)
+		return true;
+	g_autoptr(GBytes) message = delta_finish(s->encoder);
+	s->stats.pages += pages;
+	source_put(s, s->receivers, message, pages);
+	return source_go_on(s);
+}
+
+/* The next page goes to these: T1. */
+static bool page_for(struct source *s, host_mask receivers, unsigned region, enum delta_kind kind)
+{
+	if (s->receivers == receivers && delta_count(s->encoder) < STORE_CHUNK_PAGES)
+		return true;
+	if (!flush_chunk(s))
+		return false;
+	s->receivers = receivers;
+	delta_begin(s->encoder, region, kind);
+	return true;
+}
+
+/* Backups that have the shadow's content of this page. */
+static host_mask peers_with(const struct source *s, unsigned region, uint64_t page)
+{
+	host_mask m = 0;
+	for (guint i = 0; i < s->peers->len; i++)
+		if (fill_before(region, page, source_peer(s, i)->cursor))
+			m |= host_bit(source_peer(s, i)->to.host);
+	return m;
+}
+
+static bool encode_xor(struct source *s, unsigned region)
+{
+	const struct source_pages *pages = &s->epoch.region[region];
+	s->receivers = 0;
+	delta_begin(s->encoder, region, DELTA_XOR);
+	for (size_t i = 0; i < pages->count; i++) {
+		host_mask to = peers_with(s, region, pages->index[i]);
+		if (!to)
+			break;    /* no cursor is behind this page, nor behind a later one */
+		if (!page_for(s, to, region, DELTA_XOR))
+			return false;
+		const uint8_t *reference = image_page(s->shadow, region, pages->index[i]);
+		delta_add(s->encoder, pages->index[i], pages->data[i], reference, region > 0 && !reference);
+	}
+	return flush_chunk(s);
+}
+
+/* Window pages of a region: the shadow's (list) and the epoch's, merged; the epoch's are newer. */
+static bool encode_window(struct source *s, unsigned region, struct fill_cursor from, struct fill_cursor to, const GArray *list,
+                          host_mask receivers)
+{
+	const struct source_pages *pages = &s->epoch.region[region];
+	size_t i = 0, k = 0;
+	s->receivers = 0;
+	while (i < pages->count && fill_before(region, pages->index[i], from))
+		i++;
+	for (;;) {
+		uint64_t dirty = i < pages->count && fill_before(region, pages->index[i], to) ? pages->index[i] : UINT64_MAX;
+		uint64_t still = k < list->len ? g_array_index(list, uint64_t, k) : UINT64_MAX;
+		uint64_t page = MIN(dirty, still);
+		if (page == UINT64_MAX)
+			return flush_chunk(s);
+		if (!page_for(s, receivers, region, DELTA_LITERAL))
+			return false;
+		delta_add(s->encoder, page, page == dirty ? pages->data[i] : image_page(s->shadow, region, page), NULL, true);
+		i += page == dirty;
+		k += page == still;
+	}
+}
+
+/* One window for all backups whose cursor is at the same place. */
+struct window { struct fill_cursor from, to; host_mask receivers; GArray *list[STORE_REGION_MAX]; };
+
+static void window_free(struct window *w)
+{
+	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
+		g_array_unref(w->list[i]);
+	g_free(w);
+}
+
+static struct window *window_at(struct source *s, GPtrArray *windows, struct fill_cursor from)
+{
+	for (guint i = 0; i < windows->len; i++) {
+		struct window *w = g_ptr_array_index(windows, i);
+		if (w->from.region == from.region && w->from.page == from.page)
+			return w;
+	}
+	struct window *w = g_new0(struct window, 1);
+	w->from = from;
+	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
+		w->list[i] = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+	w->to = fill_window(s->shadow, from, (s->options.fill_bytes ? s->options.fill_bytes : SOURCE_FILL_DEFAULT) / VCFT_PAGE_SIZE, w->list);
+	g_ptr_array_add(windows, w);
+	return w;
+}
+
+static GPtrArray *plan_windows(struct source *s)
+{
+	GPtrArray *windows = g_ptr_array_new_with_free_func((GDestroyNotify)window_free);
+	for (guint i = 0; i < s->peers->len; i++) {
+		struct peer *p = source_peer(s, i);
+		p->next = p->cursor;
+		if (source_at_end(s, p->cursor))
+			continue;
+		struct window *w = window_at(s, windows, p->cursor);
+		w->receivers |= host_bit(p->to.host);
+		p->next = w->to;
+	}
+	return windows;
+}
+
+bool source_encode(struct source *s)
+{
+	nsec_t start = clock_now();
+	g_autoptr(GPtrArray) windows = plan_windows(s);
+	bool ok = true;
+	for (unsigned r = 0; ok && r < s->shape.regions; r++) {
+		ok = encode_xor(s, r);
+		for (guint i = 0; ok && i < windows->len; i++) {
+			struct window *w = g_ptr_array_index(windows, i);
+			ok = encode_window(s, r, w->from, w->to, w->list[r], w->receivers);
+		}
+	}
+	s->stats.encode_time = clock_now() - start;
+	return ok;
+}

@@ -1,0 +1,79 @@
+/* sink-private.h - a sink, seen from the files that share its work: sink.c (VMs, images, what the agent asks for) and connection.c (streams).
+ *
+ * Locks, in order: vm->lock (long: image work), then sink->lock (short). Nothing is called back with sink->lock held. */
+#ifndef VCFT_STORE_SINK_PRIVATE_H
+#define VCFT_STORE_SINK_PRIVATE_H
+
+#include "store/store-private.h"
+
+#define SINK_WORKERS 2u
+
+struct connection;
+
+struct post { bool commit; struct epoch_id epoch; };
+
+struct sink_vm {
+	struct sink *sink;
+	struct vm_id id;
+	GMutex lock;                      /* guards this block */
+	GCond changed;                    /* image or stage changed, or a connection is to end */
+	struct image *image;
+	struct stage *stage;              /* complete, not committed */
+	struct connection *connection;    /* the newest */
+	GArray *posts;                    /* struct post; sink->lock */
+	gint used;                        /* atomic: it ever had an image or a connection */
+};
+
+struct connection {
+	struct sink *sink;
+	int fd;                           /* closed with sink->lock held */
+	gint closing;                     /* atomic */
+	bool opened;                      /* sink->lock: vm and generation are set */
+	struct sink_vm *vm;
+	struct generation generation;
+	struct host_id host;
+	struct store_shape shape;
+	struct stage *stage;              /* coming in */
+	struct delta_decoder *decoder;
+	uint8_t header[MESSAGE_HEADER_BYTES];
+	uint8_t *payload; size_t room;
+};
+
+struct sink {
+	struct host_id self;
+	struct sink_limits limits;
+	struct sink_callbacks callbacks;
+	void *user;
+	int listener, wake;
+	GThread *thread, *worker[SINK_WORKERS];
+	gint64 stage_bytes;               /* atomic */
+	GMutex lock;                      /* guards this block */
+	GCond gone;                       /* a connection has ended */
+	GPtrArray *connections;
+	GPtrArray *ended;                 /* threads of connections that are gone, to be joined */
+	GQueue todo; GCond work;          /* VMs with posts, for the workers */
+	struct generation generation;
+	bool told, quit;                  /* K4 */
+	struct sink_vm vm[VCFT_VM_MAX];
+};
+
+/* ---- sink.c ---- */
+/* Carry out the posts of a VM; its lock is held (K1). */
+void sink_settle(struct sink_vm *vm);
+/* Lock it and settle. */
+void sink_lock(struct sink_vm *vm);
+/* The lock is held. */
+void sink_drop_stage(struct sink_vm *vm);
+void sink_drop_image(struct sink_vm *vm);
+
+/* ---- connection.c ---- */
+/* Serve a new connection, in a thread of its own. */
+void connection_start(struct sink *sink, int fd);
+/* Those of which test() is true are hung up; returns when they are gone. */
+typedef bool (*connection_test)(const struct connection *c, const void *what);
+void connection_end_all(struct sink *sink, connection_test test, const void *what);
+/* Waiting connections look again whether they still may (K2, K4). */
+void connection_wake_all(struct sink *sink);
+void connection_join_ended(struct sink *sink);
+
+#endif
