@@ -1,7 +1,8 @@
 /* udpseq.c - a stream of numbered UDP datagrams, and a receiver that knows which numbers it has seen.
  *
  *   udpseq send ADDRESS:PORT RATE [SIZE] [COUNT]   numbers 0, 1, 2, … at RATE a second (0: as fast as possible), SIZE bytes
- *                                                  each (default 64), COUNT of them (default 0: for ever)
+ *                                                  each (default 64), COUNT of them (default 0: for ever). Number 0 goes out
+ *                                                  when a receiver has answered a question: none is lost for want of a receiver
  *   udpseq recv PORT [QUIET]                       counts; prints its state once a second (not with QUIET) and on a gap or double
  *   udpseq ask ADDRESS:PORT                        asks a receiver for its state and prints it; status 1 without an answer in 5 s
  *
@@ -64,11 +65,23 @@ static void send_one(int fd, const uint8_t *datagram, size_t size)
   }
 }
 
+/* One question, one answer within the socket's time-out. Returns its length, 0 without an answer. */
+static size_t ask(int fd, char *answer, size_t size)
+{
+  if (send(fd, QUESTION, 8, 0) < 0) usleep(100000); /* nobody listens there yet */
+  ssize_t n = recv(fd, answer, size, 0);
+  return n > 0 ? (size_t)n : 0;
+}
+
 static int run_send(const char *to, uint64_t rate, size_t size, uint64_t count)
 {
   uint8_t datagram[SIZE_MAX_UDP];
+  char state[256];
   struct pace pace = {.rate = rate};
   int fd = udp_connect(to);
+  udp_timeout(fd, 200);
+  while (ask(fd, state, sizeof state) == 0)
+    ;
   uint64_t report = now_ns() + 1000000000;
   for (uint64_t number = 0; count == 0 || number < count; number++) {
     pace_wait(&pace);
@@ -171,9 +184,8 @@ static int run_ask(const char *to)
   int fd = udp_connect(to);
   udp_timeout(fd, 500);
   for (int attempt = 0; attempt < 10; attempt++) {
-    if (send(fd, QUESTION, 8, 0) < 0) usleep(100000);
-    ssize_t n = recv(fd, line, sizeof line - 1, 0);
-    if (n <= 0) continue;
+    size_t n = ask(fd, line, sizeof line - 1);
+    if (n == 0) continue;
     line[n] = '\0';
     say("%s", line);
     return 0;

@@ -401,6 +401,8 @@ static void job_capture(struct machine *m, struct job *job)
 		m->pending = true;
 		if (logs_open(m, &epoch, &error))
 			send_epoch(m, job, &epoch);
+	} else if (g_error_matches(error, VMM_ERROR, VMM_ERROR_STOPPED)) {
+		vmm_qemu.run(m->vm, NULL); /* its disk was full: it tries again what could not be written */
 	}
 	post(m, note_new(m, NOTE_CAPTURED, job, error));
 }
@@ -516,7 +518,7 @@ static void job_hold(struct machine *m, struct job *job)
 
 /* ---- placing (worker) ---- */
 
-/* Bring live RAM back to the shadow (A3). The VM is paused, or dead: then dirty() fails and all pages are compared. */
+/* Bring live RAM back to the shadow (A3). The VM is paused, or dead: then dirty() names all pages, or fails, and all are compared. */
 static void restore_ram(struct machine *m)
 {
 	g_autoptr(GError) error = NULL;

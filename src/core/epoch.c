@@ -2,7 +2,8 @@
  *
  * Three numbers say where a host stands:
  *   lived    the newest generation that it has seen resumed: what its images belong to (HELLO says it)
- *   seen     the newest RECOVER that it has acted on, or promised to as an empty witness (STATE says it): never act on a lower one
+ *   seen     the newest RECOVER that it has acted on, or promised to as an empty witness (STATE says it): never act on a lower one. A number is
+ *            a count and the leader's id behind it: no two RECOVERs have the same, so hosts with the same number have acted on the same one
  *   joined   it holds the cluster's configuration; EMPTY hosts are witnesses: they count for quorums, and hold nothing
  * lived and seen outlive the process (REMEMBER); seen > lived: a recovery that has not been resumed, as far as this host knows.
  *
@@ -31,6 +32,7 @@
 #define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
 #define HOST_FOR(h, set) for (struct host_id h = host_lowest(set); h.n; h = host_lowest((set) & ~host_bit(h) & -host_bit(h)))
 #define INVITE_AGAIN NSEC_PER_SEC            /* an empty host that has not joined is invited again, in case that it missed it */
+#define SETTLE NSEC_PER_SEC                  /* no new backup is filled so soon after a recovery: the first commits are what the outside waits for */
 #define SUSPECT_FIRST NSEC_PER_SEC           /* a backup that failed is tried again after this, */
 #define SUSPECT_MOST (64 * NSEC_PER_SEC)     /* then after twice as long, at most this */
 
@@ -49,6 +51,7 @@ struct epoch {
 	struct host_id self;
 	enum epoch_state state;
 	struct generation lived, seen;
+	struct generation issued;            /* my last RECOVER: no number is ever used twice */
 	host_mask members;
 	bool quorate;
 	uint32_t needed;
@@ -72,7 +75,7 @@ struct epoch {
 	bool aborted, answered;
 	host_mask with_vms, stored;
 	host_mask stored_complete[VCFT_VM_MAX];
-	nsec_t begun_at;
+	nsec_t begun_at, settled_at;
 
 	/* the leader's */
 	bool proposed, resume_sent, begin_sent, abort_sent, wanted;
@@ -151,7 +154,7 @@ static void remember(struct epoch *e)
 {
 	struct epoch_action *a = act(e, EPOCH_ACT_REMEMBER);
 	a->generation = e->lived;
-	a->seen = e->seen;
+	a->seen = later(e->issued, e->seen) ? e->issued : e->seen;
 }
 
 static void invite(struct epoch *e, nsec_t now)
@@ -346,24 +349,16 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 /* ---- a recovery: choosing what to go back to ---- */
 
+/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
 static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
-	(void)now;
 	const struct message *m = in->message;
-	struct member *from = &e->of[in->from.n];
+	bool participant = host_in(e->participants, in->from);
 	if (m->hosts != e->members)
 		return;
-	/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
-	if ((e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING) && host_in(e->participants, in->from) && in->from.n != e->self.n &&
-	    same_generation(m->generation, e->seen))
+	if (participant && in->from.n != e->self.n && same_generation(m->generation, e->seen))
 		gather(e, now);
-	from->stated = true;
-	from->seen = m->generation;
-	from->committed = m->epoch;
-	from->count = m->vm_count;
-	memcpy(from->holding, m->holding, m->vm_count * sizeof m->holding[0]);
-	e->proposed = false;
-	if (e->state == EPOCH_RUNNING && is_leader(e) && from->joined && !host_in(e->participants, in->from))
+	if (e->state == EPOCH_RUNNING && is_leader(e) && e->of[in->from.n].joined && !participant)
 		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */
 }
 
@@ -483,12 +478,18 @@ static bool choose(const struct epoch *e, struct choice *out, struct message_pla
 
 static struct generation newest_seen(const struct epoch *e)
 {
-	struct generation g = { 0 };
+	struct generation g = e->issued;
 	HOST_FOR(h, e->members) {
 		g = later(e->of[h.n].seen, g) ? e->of[h.n].seen : g;
 		g = later(e->of[h.n].lived, g) ? e->of[h.n].lived : g;
 	}
 	return g;
+}
+
+/* The next one: counted on, and with the leader's id, so that no two RECOVERs have the same. */
+static struct generation next_generation(const struct epoch *e)
+{
+	return (struct generation){ ((newest_seen(e).n >> EPOCH_LEADER_BITS) + 1) << EPOCH_LEADER_BITS | e->self.n };
 }
 
 /* Step 5. Everybody's HELLO and STATE are here; what the leader says now all can check. */
@@ -505,10 +506,14 @@ static void propose(struct epoch *e)
 		return;
 	MUST("E8", e->quorate);
 	e->proposed = true;
-	struct message *m = say(e, found ? MESSAGE_RECOVER : MESSAGE_LOST);
-	if (!found)
+	if (!found) {
+		say(e, MESSAGE_LOST);
 		return;
-	m->generation.n = newest_seen(e).n + 1;
+	}
+	e->issued = next_generation(e);
+	remember(e);
+	struct message *m = say(e, MESSAGE_RECOVER);
+	m->generation = e->issued;
 	m->epoch = choice.c;
 	m->hosts = choice.hosts;
 	m->vm_count = e->config.vm_count;
@@ -527,12 +532,6 @@ static void on_lost(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 /* ---- a recovery: placing and resuming ---- */
 
-static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
-{
-	const struct message *m = in->message;
-	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && subset(m->hosts, members_that(e, has_stated));
-}
-
 static void promise(struct epoch *e, struct generation g)
 {
 	e->seen = g;
@@ -544,9 +543,6 @@ static void promise(struct epoch *e, struct generation g)
 static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	if (!is_valid_recover(e, in))
-		return;
-	forget_statements(e, in->message->hosts);
 	promise(e, in->message->generation);
 }
 
@@ -594,9 +590,6 @@ static void on_recover(struct epoch *e, nsec_t now, const struct epoch_event *in
 {
 	(void)now;
 	const struct message *m = in->message;
-	if (!is_valid_recover(e, in))
-		return;
-	forget_statements(e, m->hosts);
 	if (!host_in(m->hosts, e->self)) {   /* E6: what it holds is of a generation that was not chosen */
 		promise(e, m->generation);
 		become_empty(e);
@@ -647,6 +640,7 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	e->state = EPOCH_RUNNING;
 	e->lived = e->seen;
 	e->begun_at = now;
+	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + SETTLE : now;
 	HOST_FOR(h, e->participants)
 		e->of[h.n].lived = e->lived;
 	remember(e);
@@ -679,12 +673,12 @@ static void on_resume_empty(struct epoch *e, nsec_t now, const struct epoch_even
 		witness(e, g);
 }
 
-/* A running cluster has the quorum: whatever this host remembers of higher numbers is of a cluster that is no more. */
 static void on_begin_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
-	(void)now;
-	if (!same_generation(in->message->generation, e->lived))
-		witness(e, in->message->generation);
+	struct generation before = e->lived;
+	on_resume_empty(e, now, in);
+	if (same_generation(before, e->lived) && host_in(in->message->hosts, e->self))
+		say_state(e, EPOCH_UNKNOWN, NULL, 0);   /* sent before its sender saw that I lost my memory; it voids what I have said */
 }
 
 static void on_trouble(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -730,7 +724,6 @@ static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 	e->stored = 0;
 	memset(e->stored_complete, 0, m->vm_count * sizeof e->stored_complete[0]);
 	take_placement(e, m);
-	forget_statements(e, m->hosts);
 	struct epoch_action *a = act(e, EPOCH_ACT_CAPTURE);
 	a->epoch = m->epoch;
 	a->placement = e->shown;
@@ -761,6 +754,8 @@ static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_eve
 		join_by_begin(e, now, m);
 	else if (!mine && !host_in(m->hosts, e->self))
 		become_empty(e);
+	else if (host_in(m->hosts, e->self))
+		gather(e, now);   /* it voids what I have said */
 }
 
 static bool has_vms_here(const struct epoch *e) { return host_in(e->with_vms, e->self); }
@@ -942,10 +937,12 @@ static void begin(struct epoch *e, nsec_t now)
 	m->hosts = next_participants(e);
 	m->vm_count = e->config.vm_count;
 	memcpy(m->placement, e->placement, m->vm_count * sizeof m->placement[0]);
-	for (uint32_t v = 0; v < m->vm_count; v++)
-		if (now >= e->suspect_until[v])
-			e->suspect[v] = 0;
-	placement_backups(m->vm_count, e->config.backups, m->hosts, e->complete, e->suspect, m->placement);
+	host_mask without[VCFT_VM_MAX];
+	for (uint32_t v = 0; v < m->vm_count; v++) {
+		e->suspect[v] = now >= e->suspect_until[v] ? 0 : e->suspect[v];
+		without[v] = now < e->settled_at ? ~e->complete[v] : e->suspect[v];
+	}
+	placement_backups(m->vm_count, e->config.backups, m->hosts, e->complete, without, m->placement);
 }
 
 static void on_checkpoint(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -969,10 +966,48 @@ static void on_down(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	struct generation g = in->message->generation;
 	if (later(e->lived, g))
 		return;
-	e->seen.n = (later(g, e->seen) ? g.n : e->seen.n) + 1;
-	e->lived = e->seen;
+	uint64_t newest = later(g, e->seen) ? g.n : e->seen.n;
+	e->lived.n = e->seen.n = ((newest >> EPOCH_LEADER_BITS) + 1) << EPOCH_LEADER_BITS;
 	remember(e);
 	become_empty(e);
+}
+
+/* ---- who has said what ----
+ *
+ * The STATEs that count are the same for all members, whatever state they are in: they depend on the members and on what has been delivered, and on nothing else. So all
+ * agree whether a RECOVER is valid. A STATE counts until its sender takes part in something that changes what it holds. */
+
+static void take_statement(struct epoch *e, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	struct member *from = &e->of[in->from.n];
+	if (m->hosts != e->members)
+		return;
+	from->stated = true;
+	from->seen = m->generation;
+	from->committed = m->epoch;
+	from->count = m->vm_count;
+	memcpy(from->holding, m->holding, m->vm_count * sizeof m->holding[0]);
+	e->proposed = false;
+}
+
+static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && subset(m->hosts, members_that(e, has_stated));
+}
+
+/* False: the message is to be dropped. */
+static bool follow_statements(struct epoch *e, const struct epoch_event *in)
+{
+	const struct message *m = in->message;
+	if (m->type == MESSAGE_STATE)
+		take_statement(e, in);
+	if (m->type == MESSAGE_RECOVER && !is_valid_recover(e, in))
+		return false;
+	if (m->type == MESSAGE_RECOVER || m->type == MESSAGE_BEGIN)
+		forget_statements(e, m->hosts);
+	return true;
 }
 
 /* ---- the table ---- */
@@ -1004,7 +1039,7 @@ static const handler table[][STATES] = {
 	[IN_KNOWN]        = { NULL,              NULL,               NULL,             on_known },
 	[IN_ABORT]        = { NULL,              NULL,               NULL,             on_abort },
 	[IN_TROUBLE]      = { NULL,              NULL,               on_trouble,       on_trouble },
-	[IN_STATE]        = { on_state,          on_state,           on_state,         on_state },
+	[IN_STATE]        = { NULL,              NULL,               on_state,         on_state },
 	[IN_RECOVER]      = { on_recover_empty,  on_recover,         NULL,             NULL },
 	[IN_READY]        = { NULL,              NULL,               on_ready,         NULL },
 	[IN_RESUME]       = { on_resume_empty,   on_resume_outside,  on_resume,        NULL },
@@ -1032,12 +1067,12 @@ static enum input input_of_message(enum message_type type)
 	}
 }
 
-static enum input input_of(const struct epoch *e, const struct epoch_event *in)
+static enum input input_of(const struct epoch_event *in)
 {
 	switch (in->type) {
 	case EPOCH_EV_TICK: return IN_NOTHING;
 	case EPOCH_EV_MEMBERSHIP: return IN_MEMBERSHIP;
-	case EPOCH_EV_MESSAGE: return host_in(e->members, in->from) ? input_of_message(in->message->type) : IN_NOTHING;
+	case EPOCH_EV_MESSAGE: return input_of_message(in->message->type);
 	case EPOCH_EV_CONFIGURED: return IN_CONFIGURED;
 	case EPOCH_EV_HOLDINGS: return IN_HOLDINGS;
 	case EPOCH_EV_STORED: return IN_STORED_HERE;
@@ -1052,9 +1087,11 @@ static enum input input_of(const struct epoch *e, const struct epoch_event *in)
 
 size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, struct epoch_action out[static EPOCH_ACTIONS_MAX])
 {
-	enum input input = input_of(e, in);
+	enum input input = input_of(in);
 	e->out = out;
 	e->out_count = e->send_count = 0;
+	if (in->type == EPOCH_EV_MESSAGE && (!host_in(e->members, in->from) || !follow_statements(e, in)))
+		return 0;
 	if (input != IN_NOTHING && table[input][e->state])   /* 1 */
 		table[input][e->state](e, now, in);
 	commit(e);                                           /* 2 */
@@ -1083,7 +1120,8 @@ void epoch_view(const struct epoch *e, struct epoch_view *ret_view)
 {
 	bool running = e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING;
 	*ret_view = (struct epoch_view){
-		.state = e->state, .generation = is_joined(e) ? e->seen : (struct generation){ 0 }, .begun = e->begun, .committed = e->committed,
+		.state = e->state, .number = is_joined(e) ? e->seen : (struct generation){ 0 },
+		.generation.n = is_joined(e) ? e->seen.n >> EPOCH_LEADER_BITS : 0, .begun = e->begun, .committed = e->committed,
 		.released = e->released, .leader = host_lowest(running ? e->participants : members_that(e, has_joined)), .members = e->members,
 		.participants = e->participants, .quorate = e->quorate, .protected_ = e->state == EPOCH_RUNNING && is_protected(e), .lost = e->lost,
 		.vm_count = is_joined(e) ? e->config.vm_count : 0, .placement = e->viewed,

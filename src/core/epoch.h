@@ -124,10 +124,16 @@ size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, str
 /* When the next TICK is needed at the latest; INT64_MAX: none. */
 nsec_t epoch_deadline(const struct epoch *e);
 
+/* A generation's number is its count and, in the low bits, the id of the leader that started it: two leaders that do not know of each other never use the
+ * same one. Users are shown the count. */
+#define EPOCH_LEADER_BITS 6u
+static inline uint64_t epoch_generation_count(struct generation g) { return g.n >> EPOCH_LEADER_BITS; }
+
 /* What is now, for status. */
 struct epoch_view {
 	enum epoch_state state;
-	struct generation generation;
+	struct generation generation;                /* the count, for users */
+	struct generation number;                    /* as in messages and actions */
 	struct epoch_id begun, committed, released;
 	struct host_id leader;
 	host_mask members, participants;

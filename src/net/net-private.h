@@ -207,6 +207,8 @@ struct uplink {
 	struct held_epoch *held;                /* ascending */
 	struct ring wire;                       /* may leave */
 	size_t bytes;                           /* of both */
+	struct ring kept;                       /* came in since the last release (U4); colour: the epoch in which */
+	size_t kept_bytes;
 };
 
 struct network {
@@ -370,6 +372,9 @@ void uplink_close(struct net *net, struct uplink *uplink);
 void uplink_send(struct net *net, struct uplink *uplink, struct frame *frame);
 void uplink_flush(struct net *net, struct uplink *uplink);
 void uplink_release_request(struct net *net, struct request *request);
+/* U4: remember a frame that came in; deliver those again that are left after a rollback. */
+void uplink_keep(struct net *net, struct uplink *up, struct frame *frame);
+void uplink_redeliver(struct net *net, struct uplink *up);
 void uplink_rollback(struct net *net, struct uplink *uplink, struct epoch_id c);
 void uplink_announce(struct net *net, struct request *request);
 void uplink_count(const struct uplink *uplink, struct net_stats *stats);

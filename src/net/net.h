@@ -15,6 +15,7 @@
  *  N6 The record of a VM for r is complete when all local VMs have been cut at r and MARKER(r) came from every other host with VMs.
  *  U1 A frame leaves by an uplink only if its epoch <= released (or the network is `output: immediate`). U2 In arrival order.
  *  U3 A rollback to c drops the held frames of epochs > c and no others.
+ *  U4 What came in by an uplink after c, or while the switch stood, is delivered again after a rollback to c.
  *
  * Threads: all functions below may be called from any thread; they are carried out by the switch's thread, in order of the calls, and
  * return when that is done unless the comment says otherwise. Callbacks come from the switch's thread: post them to the loop. */

@@ -113,10 +113,14 @@ void switch_from_tunnel(struct net *net, struct frame *frame)
 void switch_from_uplink(struct net *net, struct frame *frame)
 {
 	net->stats.frames++;
-	if (net->state == NET_RUNNING && frame->size >= FRAME_LEAST && accept_source(net, frame, (struct mac_entry){ .place = MAC_UPLINK }))
-		inwards(net, frame);
+	bool runs = net->state == NET_RUNNING;
+	bool ours = frame->size >= FRAME_LEAST && (!runs || accept_source(net, frame, (struct mac_entry){ .place = MAC_UPLINK }));
+	if (ours)
+		uplink_keep(net, net->networks[frame->network].uplink, frame);
 	else
 		net->stats.dropped++;
+	if (ours && runs)
+		inwards(net, frame);
 	frame_unref(&net->pool, frame);
 }
 
@@ -260,7 +264,7 @@ void switch_rollback(struct net *net, struct request *q)
 }
 
 /* The order: 1. the records, which are in the ports' queues already. 2. What other hosts have sent in this generation. 3. What the VMs here
- * have sent. So that a frame of the record comes before all that was sent after it. */
+ * have sent. 4. What came from outside meanwhile. So that a frame of the record comes before all that was sent after it. */
 void switch_run(struct net *net, struct request *q)
 {
 	(void)q;
@@ -271,8 +275,10 @@ void switch_run(struct net *net, struct request *q)
 	tunnel_run_ahead(net);
 	for_all_ports(net, port_arm);
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
-		if (net->networks[n].uplink)
+		if (net->networks[n].uplink) {
+			uplink_redeliver(net, net->networks[n].uplink);
 			uplink_flush(net, net->networks[n].uplink);
+		}
 }
 
 void switch_stats(struct net *net, struct request *q)

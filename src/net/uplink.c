@@ -7,6 +7,9 @@
  * U2 Frames of one port leave in the order they came: within an epoch that is the order of arrival, and a port's epochs only grow. A frame
  *    does not wait for a newer one of another VM that came before it.
  * U3 A rollback to c drops the held frames of epochs > c and no others; what was released is never rolled back.
+ * U4 What came in since the last release, or while the switch stands, is delivered again after a rollback to c, unless it came in an epoch
+ *    <= c: the VM that was rolled back has not seen it. So the outside need not wait until its own time-out sends it once more. At most
+ *    KEPT_BYTES; the oldest are forgotten first, as any network may lose a frame.
  * At most limits.held_bytes are kept, then new frames are dropped as by any full queue. Nothing is written unless the switch runs. An
  * announcement is not the word of any VM: it has epoch 0. Thread: switch. No fragment reassembly. */
 #include "net/net-private.h"
@@ -24,6 +27,7 @@
 #include <unistd.h>
 
 #define READ_BATCH 64           /* frames read from the TAP in one go */
+#define KEPT_BYTES (4u << 20)   /* of frames that came in, for U4 */
 
 /* ---- out ---- */
 
@@ -90,14 +94,61 @@ void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 		uplink_flush(net, up);
 }
 
+static void kept_forget(struct net *net, struct uplink *up)
+{
+	struct frame *f = ring_pop(&up->kept);
+	up->kept_bytes -= f->size;
+	frame_unref(&net->pool, f);
+}
+
+static void kept_trim(struct net *net, struct uplink *up)
+{
+	while (up->kept.count && epoch_cmp(ring_at(&up->kept, 0)->frame->colour, net->released) <= 0)
+		kept_forget(net, up);
+}
+
+void uplink_keep(struct net *net, struct uplink *up, struct frame *frame)
+{
+	const struct port *p = net->networks[up->network].ports;
+	frame->colour = net->state != NET_RUNNING ? epoch_of(UINT64_MAX) : p ? p->epoch : epoch_next(net->released);
+	up->kept_bytes += frame->size;
+	ring_push(&up->kept, frame_ref(frame));
+	while (up->kept_bytes > KEPT_BYTES)
+		kept_forget(net, up);
+}
+
+void uplink_redeliver(struct net *net, struct uplink *up)
+{
+	for (size_t left = up->kept.count; left; left--) {
+		struct frame *f = ring_pop(&up->kept);
+		up->kept_bytes -= f->size;
+		switch_from_uplink(net, f); /* keeps it again, in the epoch that is now */
+	}
+}
+
+static void kept_rollback(struct net *net, struct uplink *up, struct epoch_id c)
+{
+	for (size_t left = up->kept.count; left; left--) {
+		struct frame *f = ring_pop(&up->kept);
+		if (epoch_cmp(f->colour, c) > 0) {
+			ring_push(&up->kept, f);
+			continue;
+		}
+		up->kept_bytes -= f->size;
+		frame_unref(&net->pool, f);
+	}
+}
+
 void uplink_release_request(struct net *net, struct request *q)
 {
 	if (net->state == NET_FROZEN || epoch_cmp(q->epoch, net->released) <= 0)
 		return;
 	net->released = q->epoch;
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
-		if (net->networks[n].uplink)
+		if (net->networks[n].uplink) {
 			uplink_flush(net, net->networks[n].uplink);
+			kept_trim(net, net->networks[n].uplink);
+		}
 }
 
 static void held_free(struct net *net, struct uplink *up, struct held_epoch *h)
@@ -111,6 +162,7 @@ static void held_free(struct net *net, struct uplink *up, struct held_epoch *h)
 void uplink_rollback(struct net *net, struct uplink *up, struct epoch_id c)
 {
 	MUST("U3", epoch_cmp(net->released, c) <= 0);
+	kept_rollback(net, up, c);
 	struct held_epoch **at = &up->held;
 	while (*at && epoch_cmp((*at)->epoch, c) <= 0)
 		at = &(*at)->next;
@@ -242,5 +294,6 @@ void uplink_close(struct net *net, struct uplink *up)
 		held_free(net, up, h);
 	}
 	ring_free(&net->pool, &up->wire);
+	ring_free(&net->pool, &up->kept);
 	loop_bury(net, up);
 }

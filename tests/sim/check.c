@@ -4,8 +4,8 @@
  *          flight is, frame by frame, what the sender has sent. And each frame that a VM receives follows the one that it received before.
  *  P3      what the outside has seen of a VM is part of what the VM remembers to have sent, whenever a generation runs.
  *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
- *  P5      an epoch that is applied has as many images of each VM as the hosts believe; unless as many hosts as that were lost since, the cluster runs
- *          again when all faults have ended, and commits, and every VM has its B backups.
+ *  P5      when an epoch is committed its images are counted; unless as many hosts were lost since as hold some VM, the cluster runs again when all faults
+ *          have ended, and commits, and every VM has its B backups.
  *  P7      VMs stop for a loss or for trouble, never for a checkpoint that failed. */
 #include "sim.h"
 
@@ -95,6 +95,20 @@ void check_loss(struct host *h, const char *why)
 	}
 }
 
+/* The first host knows that r is committed: from here on that is what a recovery has to find. */
+void check_known(struct host *h, struct epoch_id r)
+{
+	struct world *w = h->world;
+	if (w->known_generation.n == h->generation.n && epoch_cmp(r, w->known_epoch) <= 0)
+		return;
+	w->known_generation = h->generation;
+	w->known_epoch = r;
+	w->losses = 0;
+	w->images = images_at(w, r);
+	w->excused = w->images == 0;   /* their hosts have died a moment ago */
+	TRACE(w, h, "is the first to know; images of the VM that has the fewest: %u", w->images);
+}
+
 void check_commit(struct host *h, struct epoch_id r)
 {
 	struct world *w = h->world;
@@ -105,9 +119,6 @@ void check_commit(struct host *h, struct epoch_id r)
 	if (w->captures[slot].checked)
 		return;
 	w->captures[slot].checked = true;
-	w->losses = 0;
-	w->images = images_at(w, r);
-	w->excused = w->images == 0;   /* their hosts have died a moment ago */
 	for (uint32_t i = 0; i < w->plan.vms; i++)
 		if (!w->captures[slot].copy[i])
 			sim_violation(w, "E2: epoch %llu is applied without vm %u", (unsigned long long)r.n, i);

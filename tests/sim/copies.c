@@ -222,6 +222,8 @@ void copies_commit(struct host *h, struct epoch_id r)
 			commit_here(h, i, r);
 		else if (v->stage.there && v->stage.epoch.n == r.n)
 			apply_stage(h, i);
+		else if (v->stage.there && epoch_cmp(v->stage.epoch, r) > 0)
+			continue;   /* a new backup from the next epoch on, whose stream was faster */
 		else if (is_backup(h, i))
 			sim_violation(h->world, "P5: host %u is a backup of vm %u in committed epoch %llu and has no stage of it", h->id.n, i,
 			              (unsigned long long)r.n);

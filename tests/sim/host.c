@@ -198,10 +198,12 @@ static void tell_holdings(struct world *w, void *argument)
 	struct note *n = argument;
 	struct host *h = n->host;
 	struct message_holding held[VMS];
-	(void)w;
 	if (note_is_void(n) || h->report != n->n)
 		return;
 	uint32_t count = copies_holdings(h, held);
+	for (uint32_t i = 0; i < count; i++)
+		TRACE(w, h, "  holds vm %u: image %llu staged %llu complete %llu%s", held[i].vm.n, (unsigned long long)held[i].image.n,
+		      (unsigned long long)held[i].staged.n, (unsigned long long)held[i].complete.n, held[i].live ? ", live" : "");
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .holdings = held, .count = count });
 }
 
@@ -284,7 +286,11 @@ static void forget(struct host *h)
 static void carry_out(struct host *h, const struct epoch_action *act)
 {
 	switch (act->type) {
-	case EPOCH_ACT_SEND: ring_mcast(h, act->message); break;
+	case EPOCH_ACT_SEND:
+		if (act->message->type == MESSAGE_KNOWN && act->message->epoch.n)
+			check_known(h, act->message->epoch);
+		ring_mcast(h, act->message);
+		break;
 	case EPOCH_ACT_HELLO: say_hello(h, act); break;
 	case EPOCH_ACT_INVITE: say_config(h, act->generation); break;
 	case EPOCH_ACT_CAPTURE: begin_capture(h, act); break;

@@ -52,7 +52,7 @@ static void grace_over(struct world *w, void *argument)
 {
 	struct note *n = argument;
 	(void)w;
-	if (!note_is_void(n) && host_view(n->host).state == EPOCH_RUNNING && host_view(n->host).generation.n <= n->n)
+	if (!note_is_void(n) && host_view(n->host).state == EPOCH_RUNNING && host_view(n->host).number.n <= n->n)
 		host_trouble(n->host, VCFT_VM_MAX, 4);
 }
 

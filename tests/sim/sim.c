@@ -162,7 +162,7 @@ static bool all_is_well(const struct world *w, struct epoch_id beyond)
 		struct epoch_view v = host_view(&w->host[x]);
 		if (x == 1)
 			first = v;
-		if (v.state != EPOCH_RUNNING || v.generation.n != first.generation.n || host_count(v.participants) != w->plan.hosts ||
+		if (v.state != EPOCH_RUNNING || v.number.n != first.number.n || host_count(v.participants) != w->plan.hosts ||
 		    epoch_cmp(v.committed, beyond) <= 0 || (!v.protected_ && !w->suspected && w->plan.hosts > w->plan.backups) || (!w->plan.hold && epoch_cmp(v.released, beyond) <= 0))
 			return false;
 	}

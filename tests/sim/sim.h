@@ -180,7 +180,9 @@ struct world {
 	/* check.c */
 	struct frame *released[VMS];
 	struct generation_check *generations;
-	host_mask losses;                    /* since an epoch was applied last */
+	struct generation known_generation;  /* of the newest epoch that was committed anywhere */
+	struct epoch_id known_epoch;
+	host_mask losses;                    /* since then */
 	unsigned images;                     /* that there were then of the VM that had the fewest */
 	bool excused, suspected;             /* more were; a backup has failed */
 	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[64];
@@ -255,6 +257,7 @@ void faults_heal(struct world *w);
 /* check.c */
 void check_captured(struct host *h, uint32_t vm, const struct copy *copy);
 void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n);
+void check_known(struct host *h, struct epoch_id r);
 void check_commit(struct host *h, struct epoch_id r);
 void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy);
 void check_resume(struct host *h, const struct epoch_action *act);

@@ -8,6 +8,7 @@
 #define HOSTS 4u
 #define VMS 3u
 #define H(n) host_bit((struct host_id){ n })
+#define FIRST ((struct generation){ 1u << EPOCH_LEADER_BITS | 1u })   /* the first generation, led by host 1 */
 #define INTERVAL (100 * NSEC_PER_MSEC)
 
 struct holding { uint64_t image, staged, complete; bool live; };
@@ -312,13 +313,13 @@ static void forged_begin_is_dropped(void)
 {
 	struct cluster *c = cluster_new();
 	struct message *m = g_new0(struct message, 1);
-	*m = (struct message){ .type = MESSAGE_BEGIN, .generation = { 1 }, .epoch = epoch_of(1), .hosts = H(1) | H(2) | H(3), .vm_count = VMS };
+	*m = (struct message){ .type = MESSAGE_BEGIN, .generation = FIRST, .epoch = epoch_of(1), .hosts = H(1) | H(2) | H(3), .vm_count = VMS };
 	struct { uint64_t g, r; uint32_t from; host_mask hosts; uint32_t vms; } bad[] = {
-		{ 2, 1, 1, H(1) | H(2) | H(3), VMS }, { 1, 2, 1, H(1) | H(2) | H(3), VMS }, { 1, 1, 2, H(1) | H(2) | H(3), VMS },
+		{ 0, 1, 1, H(1) | H(2) | H(3), VMS }, { 1, 2, 1, H(1) | H(2) | H(3), VMS }, { 1, 1, 2, H(1) | H(2) | H(3), VMS },
 		{ 1, 1, 1, H(1) | H(2), VMS },        { 1, 1, 1, H(1) | H(2) | H(3), VMS - 1 }, { 1, 1, 4, H(1) | H(2) | H(3), VMS },
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
-		m->generation.n = bad[i].g, m->epoch.n = bad[i].r, m->hosts = bad[i].hosts, m->vm_count = bad[i].vms;
+		m->generation.n = FIRST.n + 1 - bad[i].g, m->epoch.n = bad[i].r, m->hosts = bad[i].hosts, m->vm_count = bad[i].vms;
 		step(c, 2, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = { bad[i].from }, .message = m });
 		g_assert_cmpuint(c->at[2].captured, ==, 0);
 	}
@@ -381,14 +382,14 @@ static void release_needs_known_of_every_participant(void)
 	c->at[1].mute_stored = c->at[2].mute_stored = c->at[3].mute_stored = true;
 	tick(c, INTERVAL);
 	for (uint32_t h = 1; h <= 3; h++) {
-		*m = (struct message){ .type = MESSAGE_STORED, .generation = { 1 }, .epoch = epoch_of(2) };
+		*m = (struct message){ .type = MESSAGE_STORED, .generation = FIRST, .epoch = epoch_of(2) };
 		step(c, 3, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = { h }, .message = m });
 	}
 	g_assert_cmpuint(view(c, 3).committed.n, ==, 2);
 	g_assert_cmpuint(c->at[3].committed, ==, 1);
 	for (uint32_t h = 1; h <= 3; h++) {
 		g_assert_cmpuint(c->at[3].released, ==, 1);
-		*m = (struct message){ .type = MESSAGE_KNOWN, .generation = { 1 }, .epoch = epoch_of(2) };
+		*m = (struct message){ .type = MESSAGE_KNOWN, .generation = FIRST, .epoch = epoch_of(2) };
 		step(c, 3, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = { h }, .message = m });
 	}
 	g_assert_cmpuint(c->at[3].committed, ==, 2);

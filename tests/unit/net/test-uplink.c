@@ -224,14 +224,44 @@ static void test_inwards(struct fixture *f, gconstpointer data)
 	record_expect(f->h, 3, 1, OUTSIDE, 0, NULL);
 }
 
-static void test_frozen_inwards(struct fixture *f, gconstpointer data)
+/* U4: what the rolled-back VM has not seen comes again, in order; what it has seen does not. While the switch stands nothing is delivered. */
+static void test_u4_comes_again(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	net_freeze(f->h->net);
-	uint64_t dropped = host_stats(f->h).dropped;
 	outside_send(f->outside, OUTSIDE, 2, 1);
-	while (host_stats(f->h).dropped == dropped)
-		sched_yield();
+	vm_expect(f->vm[2], OUTSIDE, 1);
+	for (unsigned v = 1; v <= 3; v++)
+		host_cut(f->h, v, 1);
+	outside_send(f->outside, OUTSIDE, 2, 2);
+	vm_expect(f->vm[2], OUTSIDE, 2);
+	net_freeze(f->h->net);
+	uint64_t frames = host_stats(f->h).frames;
+	outside_send(f->outside, OUTSIDE, 2, 3);
+	host_settle(f->h, frames + 1);
+	vm_expect_nothing(f->vm[2]);
+	net_rollback(f->h->net, (struct generation){ 2 }, epoch_of(1));
+	close(f->vm[2]);
+	f->vm[2] = host_connect(f->h, 2);
+	net_run(f->h->net);
+	vm_expect(f->vm[2], OUTSIDE, 2);
+	vm_expect(f->vm[2], OUTSIDE, 3);
+	vm_expect_nothing(f->vm[2]);
+}
+
+/* U4: what was released is forgotten: a rollback never goes behind it. */
+static void test_u4_released_is_forgotten(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	outside_send(f->outside, OUTSIDE, 2, 1);
+	vm_expect(f->vm[2], OUTSIDE, 1);
+	for (unsigned v = 1; v <= 3; v++)
+		host_cut(f->h, v, 1);
+	release(f, 1);
+	net_freeze(f->h->net);
+	net_rollback(f->h->net, (struct generation){ 2 }, epoch_of(1));
+	close(f->vm[2]);
+	f->vm[2] = host_connect(f->h, 2);
+	net_run(f->h->net);
 	vm_expect_nothing(f->vm[2]);
 }
 
@@ -331,7 +361,8 @@ int main(int argc, char **argv)
 	ADD("immediate", setup_immediate, test_immediate, NULL);
 	ADD("held-bounded", setup, test_held_bounded, &small);
 	ADD("inwards", setup, test_inwards, NULL);
-	ADD("frozen-inwards", setup, test_frozen_inwards, NULL);
+	ADD("u4-comes-again", setup, test_u4_comes_again, NULL);
+	ADD("u4-released-is-forgotten", setup, test_u4_released_is_forgotten, NULL);
 	ADD("announce", setup, test_announce, NULL);
 	ADD("N2", setup, test_n2, NULL);
 	g_test_add_func("/net/uplink/errors", test_errors);

@@ -118,7 +118,7 @@ static void bench_epoch(unsigned dirty, unsigned backups)
 		for (unsigned b = 0; b < backups; b++)
 			sink_commit(bed->backup[b].sink, r);
 		memset(bed->region[0].dirty, 0, PAGES);
-		g_usleep(3000);
+		g_usleep(3000);    /* an idle gap, as between checkpoints */
 	}
 	qsort(stored, ROUNDS, sizeof stored[0], compare);
 	qsort(committed, ROUNDS, sizeof committed[0], compare);

@@ -140,7 +140,7 @@ static void test_K2_stream_before_commit(void)
 	bed_write_some(bed, 100);
 	struct epoch_id next = bed_send(bed);
 	bed_record(bed, next);
-	g_usleep(20000);
+	g_usleep(20000);    /* for nothing to happen */
 	g_mutex_lock(&bed->lock);
 	g_assert_cmpuint(bed->stored_epoch.n, ==, r.n);
 	g_mutex_unlock(&bed->lock);
@@ -444,7 +444,7 @@ static void test_no_backups(void)
 	struct bed *bed = bed_new(&(struct bed_options){ .disks = 1 });
 	bed_write_some(bed, 100);
 	struct epoch_id r = bed_send(bed);
-	g_usleep(5000);
+	g_usleep(5000);    /* for nothing to happen */
 	g_mutex_lock(&bed->lock);
 	g_assert_cmpuint(bed->stored_count, ==, 0);
 	g_mutex_unlock(&bed->lock);
@@ -617,7 +617,7 @@ static gpointer proxy_thread(gpointer data)
 		size_t n = bed_receive(in, buffer, 1, 1);
 		ssize_t more = n ? recv(in, buffer + 1, fast ? sizeof buffer - 1 : 4999, MSG_DONTWAIT) : 0;
 		if (!fast)
-			g_usleep(1000);
+			g_usleep(1000);    /* a slow link */
 		bed_send_all(out, buffer, n + (size_t)MAX(more, 0));
 		n = bed_receive(out, buffer, STREAM_ACK_BYTES, 0);
 		bed_send_all(in, buffer, n);

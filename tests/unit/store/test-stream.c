@@ -483,7 +483,7 @@ static void test_K5_newer_connection(void)
 	put_pages(rig, 0, DELTA_XOR, 0, 3);
 	int old = bed_connect(rig->port);
 	bed_send_all(old, rig->out->data, rig->out->len);
-	g_usleep(10000);
+	g_usleep(10000);    /* any pause: the first one is mostly in its epoch then */
 	g_byte_array_set_size(rig->out, 0);
 	put_good(rig);
 	g_assert_cmpint(talk_all(rig), ==, STORE_OK);
@@ -507,7 +507,7 @@ static void test_generation_ends(void)
 		uint8_t in[STREAM_ACK_BYTES];
 		bed_send_all(fd, good, cut);
 		if (cut % 2)
-			g_usleep(500);
+			g_usleep(500);    /* so that cuts happen at both sides of the reading */
 		sink_generation(rig->sink, (struct generation){ 6 });
 		sink_recover(rig->sink, epoch_of(10));
 		bed_send_all(fd, good + cut, n - cut);
