@@ -189,7 +189,7 @@ void agent_step(struct agent *a, const struct epoch_event *event)
 static void on_died(struct vm_id vm, const char *what, void *user)
 {
 	struct agent *a = user;
-	g_autofree char *text = g_strdup_printf("%s ended by itself", what);
+	g_autofree char *text = g_strdup_printf("%s failed", what);
 	events_say(a->events, "vm-exited", json_pack("{s:s, s:s}", "vm", agent_vm_name(a, vm), "process", what));
 	agent_trouble(a, vm, TROUBLE_DIED, text);
 }

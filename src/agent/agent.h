@@ -27,7 +27,7 @@ struct peer {
 /* The checkpoint under way, as this host sees it. */
 struct checkpoint {
 	struct epoch_id epoch;
-	nsec_t begun;
+	nsec_t begun, captured, recorded, stored_at; /* when this host had got so far: where the time to commit goes */
 	unsigned waiting_captured, waiting_stored;
 	bool failed;
 	host_mask others;                        /* other hosts with VMs */

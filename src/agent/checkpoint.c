@@ -34,8 +34,10 @@ void checkpoint_captured(struct vm_id vm, struct epoch_id r, const GError *error
 		agent_trouble(a, vm, TROUBLE_DIED, error->message);
 	else if (error)
 		not_stored(a, vm, 0, error->message);
-	else if (--a->checkpoint.waiting_captured == 0)
+	else if (--a->checkpoint.waiting_captured == 0) {
+		a->checkpoint.captured = clock_now();
 		net_marker(a->net, r, a->checkpoint.others);
+	}
 }
 
 struct record_note { struct agent *agent; struct epoch_id r; };
@@ -46,6 +48,7 @@ static void on_record(void *data)
 	struct agent *a = note->agent;
 	if (!is_current(a, note->r))
 		return;
+	a->checkpoint.recorded = clock_now();
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++) {
 		g_autoptr(GBytes) record = agent_has(a, i) ? net_take_record(a->net, (struct vm_id){ i }, note->r) : NULL;
 		if (record) {
@@ -81,8 +84,10 @@ void checkpoint_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask co
 	                                         .disk_blocks = stats->disk_blocks, .raw_bytes = stats->raw_bytes,
 	                                         .sent_bytes = stats->sent_bytes };
 	c->stored[c->stored_count++] = (struct epoch_stored){ vm, complete };
-	if (--c->waiting_stored == 0)
-		agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_STORED, .epoch = r, .stored = c->stored, .count = c->stored_count });
+	if (--c->waiting_stored > 0)
+		return;
+	c->stored_at = clock_now();
+	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_STORED, .epoch = r, .stored = c->stored, .count = c->stored_count });
 }
 
 static unsigned backups_of(struct agent *a, host_mask set, struct source_backup *out)
@@ -142,6 +147,17 @@ static json_t *stats_json(struct agent *a)
 	return vms;
 }
 
+/* From BEGIN to each step on this host, ms; 0: the host has no VMs. */
+static json_t *steps_json(const struct checkpoint *c)
+{
+	const struct { const char *name; nsec_t at; } steps[] = {
+		{ "captured", c->captured }, { "recorded", c->recorded }, { "stored", c->stored_at } };
+	json_t *object = json_object();
+	for (size_t i = 0; i < G_N_ELEMENTS(steps); i++)
+		json_object_set_new(object, steps[i].name, json_real(steps[i].at ? (double)(steps[i].at - c->begun) / NSEC_PER_MSEC : 0.0));
+	return object;
+}
+
 /* Once a second at most: status on another host needs no more. */
 static void say_stats(struct agent *a, struct epoch_id r)
 {
@@ -181,8 +197,8 @@ void checkpoint_commit(struct agent *a, const struct epoch_action *act)
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		a->stats[i].commit = (uint64_t)took;
 	events_say(a->events, "checkpoint-committed",
-	           json_pack("{s:I, s:f, s:o}", "epoch", (json_int_t)act->epoch.n, "commit_ms", (double)took / NSEC_PER_MSEC, "vms",
-	                     stats_json(a)));
+	           json_pack("{s:I, s:f, s:o, s:o}", "epoch", (json_int_t)act->epoch.n, "commit_ms", (double)took / NSEC_PER_MSEC, "steps_ms",
+	                     steps_json(&a->checkpoint), "vms", stats_json(a)));
 	say_protected(a);
 	say_stats(a, act->epoch);
 }

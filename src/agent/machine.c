@@ -98,7 +98,7 @@ static void push(struct machine *m, struct job *job) { g_async_queue_push(m->job
 
 /* ---- notes: worker or source thread -> loop ---- */
 
-enum note_kind { NOTE_CAPTURED, NOTE_STORED, NOTE_HELD, NOTE_PLACED, NOTE_RAN, NOTE_BARE };
+enum note_kind { NOTE_CAPTURED, NOTE_STORED, NOTE_HELD, NOTE_PLACED, NOTE_RAN, NOTE_BARE, NOTE_DISK };
 
 struct note {
 	struct machine *machine;
@@ -143,6 +143,7 @@ static void note_tell(void *data)
 		break;
 	case NOTE_RAN: m->notes.ran(vm, n->generation, n->error, m->user); break;
 	case NOTE_BARE: n->bare_done(n->pause, n->count, n->error, n->bare_user); break;
+	case NOTE_DISK: m->notes.died(vm, "disk", m->user); break;
 	}
 }
 
@@ -421,6 +422,8 @@ static void on_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask com
 	n->stats = m->stats; /* written before source_send(), not again before this epoch ends */
 	n->stats.raw_bytes = stats->raw_bytes;
 	n->stats.sent_bytes = stats->sent_bytes;
+	if (stats->why)
+		g_message("%s: epoch %" PRIu64 ": %s", m->o.config->name, r.n, stats->why);
 	if (ok)
 		__atomic_store_n(&m->stored, true, __ATOMIC_RELEASE);
 	post(m, n);
@@ -443,14 +446,17 @@ static bool disks_commit(struct machine *m, struct epoch_id r, GError **error)
 
 static void job_commit(struct machine *m, struct job *job)
 {
-	g_autoptr(GError) error = NULL;
+	GError *error = NULL;
 	if (!m->pending || epoch_cmp(m->pending_epoch, job->epoch) != 0)
 		return;
 	source_commit(m->source, job->epoch);
 	m->pending = false;
 	m->carry.count = 0;
-	if (!disks_commit(m, job->epoch, &error))
-		g_warning("%s: epoch %" PRIu64 " of the disk: %s", m->o.config->name, job->epoch.n, error->message);
+	if (disks_commit(m, job->epoch, &error))
+		return;
+	/* The overlay lags behind the backups: no delta may be made against it. */
+	g_warning("%s: epoch %" PRIu64 " of the disk: %s", m->o.config->name, job->epoch.n, error->message);
+	post(m, note_new(m, NOTE_DISK, job, error));
 }
 
 /* The pages of the aborted epoch and those it carried itself, for the next one (A2). */

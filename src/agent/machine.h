@@ -33,7 +33,7 @@ struct machine_notes {
 	void (*held)(struct vm_id vm, uint64_t serial, const struct message_holding *holding, void *user);
 	void (*placed)(struct vm_id vm, struct generation g, const GError *error, void *user);
 	void (*ran)(struct vm_id vm, struct generation g, const GError *error, void *user);
-	/* A process of the VM ended by itself. */
+	/* A process of the VM (QEMU, nbdkit) ended by itself, or its disk cannot be committed (disk): the VM cannot go on as it is. */
 	void (*died)(struct vm_id vm, const char *what, void *user);
 };
 

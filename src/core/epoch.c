@@ -32,9 +32,9 @@
 #define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
 #define HOST_FOR(h, set) for (struct host_id h = host_lowest(set); h.n; h = host_lowest((set) & ~host_bit(h) & -host_bit(h)))
 #define INVITE_AGAIN NSEC_PER_SEC            /* an empty host that has not joined is invited again, in case that it missed it */
-#define SETTLE NSEC_PER_SEC                  /* no new backup is filled so soon after a recovery: the first commits are what the outside waits for */
-#define SUSPECT_FIRST NSEC_PER_SEC           /* a backup that failed is tried again after this, */
-#define SUSPECT_MOST (64 * NSEC_PER_SEC)     /* then after twice as long, at most this */
+#define SETTLE NSEC_PER_SEC                  /* defaults of the configuration's settle and retry */
+#define RETRY NSEC_PER_SEC
+#define RETRY_DOUBLINGS 6
 
 /* What this host knows of another one, or of itself, by what it has said. */
 struct member {
@@ -118,6 +118,7 @@ static bool later(struct generation a, struct generation b) { return generation_
 static bool is_joined(const struct epoch *e) { return e->state != EPOCH_EMPTY; }
 static bool subset(host_mask part, host_mask whole) { return (part & ~whole) == 0; }
 static bool makes_quorum(const struct epoch *e, host_mask hosts) { return host_count(hosts) >= e->needed; }
+static nsec_t or_default(nsec_t given, nsec_t otherwise) { return given ? given : otherwise; }
 static bool is_leader(const struct epoch *e) { return host_lowest(e->participants).n == e->self.n; }
 
 static struct epoch_action *act(struct epoch *e, enum epoch_action_type type)
@@ -640,7 +641,7 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	e->state = EPOCH_RUNNING;
 	e->lived = e->seen;
 	e->begun_at = now;
-	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + SETTLE : now;
+	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + or_default(e->config.settle, SETTLE) : now;
 	HOST_FOR(h, e->participants)
 		e->of[h.n].lived = e->lived;
 	remember(e);
@@ -810,9 +811,9 @@ static void suspect(struct epoch *e, nsec_t now, struct vm_id vm, host_mask host
 {
 	if (vm.n >= e->config.vm_count || !hosts)
 		return;
-	nsec_t last = e->suspect_for[vm.n];
+	nsec_t last = e->suspect_for[vm.n], first = or_default(e->config.retry, RETRY);
 	e->suspect[vm.n] |= hosts;
-	e->suspect_for[vm.n] = last == 0 ? SUSPECT_FIRST : last < SUSPECT_MOST ? 2 * last : SUSPECT_MOST;
+	e->suspect_for[vm.n] = last == 0 ? first : last < first << RETRY_DOUBLINGS ? 2 * last : last;
 	e->suspect_until[vm.n] = now + e->suspect_for[vm.n];
 }
 
@@ -940,7 +941,7 @@ static void begin(struct epoch *e, nsec_t now)
 	host_mask without[VCFT_VM_MAX];
 	for (uint32_t v = 0; v < m->vm_count; v++) {
 		e->suspect[v] = now >= e->suspect_until[v] ? 0 : e->suspect[v];
-		without[v] = now < e->settled_at ? ~e->complete[v] : e->suspect[v];
+		without[v] = e->suspect[v] | (now < e->settled_at ? ~e->complete[v] : 0);
 	}
 	placement_backups(m->vm_count, e->config.backups, m->hosts, e->complete, without, m->placement);
 }

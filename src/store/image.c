@@ -235,6 +235,8 @@ gboolean image_set_disks_writable(struct image *image, bool writable, GError **e
 		if (mprotect(r->base, MAX(r->pages * VCFT_PAGE_SIZE, 1), protection) < 0 ||
 		    mprotect(r->map, MAX((r->pages + 7) / 8, 1), protection) < 0)
 			return fail(error, "protect", r->path);
+		/* The plugin may have given space back meanwhile: zeros that it wrote are holes. */
+		memset(r->reserved, 0, words(r->pages) * sizeof *r->reserved);
 	}
 	return TRUE;
 }

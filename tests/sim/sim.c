@@ -232,6 +232,7 @@ static bool run(uint64_t seed)
 	if (setjmp(w->stop) == 0) {
 		faults_plan(w);
 		w->config = (struct epoch_config){ .vm_count = w->plan.vms, .backups = w->plan.backups, .interval = w->plan.interval, .patience = 10 * MSEC,
+			                           .settle = sim_between(w, 1, 8 * MSEC), .retry = sim_between(w, 1 * MSEC, 10 * MSEC),
 			                           .hold_when_degraded = w->plan.hold };
 		TRACE(w, NULL, "seed %" PRIu64 ": %u hosts, %u VMs, %u backups, %u faults, interval %.1f ms%s", seed, w->plan.hosts, w->plan.vms, w->plan.backups,
 		      w->plan.faults, (double)w->plan.interval / MSEC, w->plan.hold ? ", hold" : "");

@@ -416,6 +416,9 @@ static void loss_recovers_to_the_newest_committed(void)
 	}
 	tick(c, INTERVAL);
 	g_assert_cmpuint(c->at[2].committed, ==, 3);
+	g_assert_false(view(c, 2).protected_);   /* the first second belongs to those who wait outside */
+	tick(c, NSEC_PER_SEC);
+	g_assert_cmpuint(c->at[2].committed, ==, 4);
 	g_assert_true(view(c, 2).protected_);
 	cluster_free(c);
 }
