@@ -57,6 +57,7 @@ struct epoch {
 	uint32_t needed;
 	struct member of[VCFT_HOST_MAX + 1];
 	struct epoch_config config;
+	struct generation running;           /* as an empty host: what BEGIN in this membership was of */
 	bool reading;                        /* CONFIG came, CONFIGURED not yet; lived and seen of then: */
 	struct generation read_lived, read_seen;
 	bool invited;                        /* joined a running cluster; its next BEGIN makes this host a participant */
@@ -319,8 +320,10 @@ static void on_membership(struct epoch *e, nsec_t now, const struct epoch_event 
 	if (MUTANT(shrink_participants))
 		e->participants &= e->members;
 	lose_members(e, gone);
-	if (gone || came)
+	if (gone || came) {
 		forget_statements(e, e->members);
+		e->running = (struct generation){ 0 };
+	}
 	if (came && (e->state != EPOCH_GATHER))
 		say_hello(e);
 	if (e->state == EPOCH_EMPTY && (gone || came))
@@ -660,6 +663,7 @@ static void on_resume_outside(struct epoch *e, nsec_t now, const struct epoch_ev
 /* An empty host has seen a generation live: the proof that older ones must not come back (E9). */
 static void witness(struct epoch *e, struct generation g)
 {
+	e->issued = (struct generation){ 0 };
 	e->lived = e->seen = g;
 	remember(e);
 	say_hello(e);
@@ -674,11 +678,17 @@ static void on_resume_empty(struct epoch *e, nsec_t now, const struct epoch_even
 		witness(e, g);
 }
 
+/* A second BEGIN of a generation in one membership was sent in this membership: its leader runs, with the quorum, here. So what this host has promised for a higher
+ * number never came to a quorum, and never will: it can be taken back. */
 static void on_begin_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
-	struct generation before = e->lived;
+	struct generation g = in->message->generation, before = e->lived;
+	bool second = same_generation(g, e->running);
+	e->running = g;
 	on_resume_empty(e, now, in);
-	if (same_generation(before, e->lived) && host_in(in->message->hosts, e->self))
+	if (second && !same_generation(g, e->lived))
+		witness(e, g);
+	else if (same_generation(before, e->lived) && host_in(in->message->hosts, e->self))
 		say_state(e, EPOCH_UNKNOWN, NULL, 0);   /* sent before its sender saw that I lost my memory; it voids what I have said */
 }
 

@@ -11,6 +11,7 @@
  *     └── RESUME or BEGIN of a generation that this host is no part of, DOWN
  *
  * The rules that it keeps (docs/rules.md has the reasons and the tests):
+ *  E0 Whoever calls keeps the bounds: a host id of 1 to VCFT_HOST_MAX; one step never makes more actions or messages than there is room for.
  *  E1 BEGIN(g, r) is acted on only in RUNNING, in generation g, when r = last begun + 1 and the last begun is known by all or aborted.
  *  E2 r is committed at a host when it has delivered STORED(g, r) from every host that BEGIN(g, r) gave VMs to, and no ABORT before.
  *  E3 r is applied (images move) at a host when it has delivered KNOWN(g, r) from every participant of BEGIN(g, r); it is released when,

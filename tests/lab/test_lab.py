@@ -83,7 +83,7 @@ def test_L2_a_killed_host_says_no_goodbye(lab):
         "except TimeoutError: print('silence', flush=True)\n"))
     assert server.stdout.readline() == "up\n"
     lab.popen("exec", "host2", "--", "/usr/bin/python3", "-c",
-              "import socket,time\ns = socket.create_connection(('10.77.0.1', 7000)); time.sleep(60)")
+              "import socket,time\ns = socket.create_connection(('10.77.0.1', 7000)); time.sleep(60)")  # a process that must be killed
     assert server.stdout.readline() == "joined\n"
     lab.kill("host2")
     assert server.stdout.readline() == "silence\n"

@@ -72,14 +72,14 @@ static bool holds(const struct host *h, uint32_t vm, struct epoch_id r)
 	       (v->stage.there && v->stage.epoch.n == r.n && (v->stage.fills || v->image.complete.n));
 }
 
-/* The images of the VM that has the fewest. With B backups that is B + 1. */
-static unsigned images_at(const struct world *w, struct epoch_id r)
+/* The images of the VM that has the fewest, at hosts of the generation. With B backups that is B + 1. */
+static unsigned images_at(const struct world *w, struct epoch_id r, host_mask participants)
 {
 	unsigned least = HOSTS;
 	for (uint32_t i = 0; i < w->plan.vms; i++) {
 		unsigned n = 0;
 		for (uint32_t x = 1; x <= w->plan.hosts; x++)
-			n += holds(&w->host[x], i, r);
+			n += host_in(participants, w->host[x].id) && holds(&w->host[x], i, r);
 		least = n < least ? n : least;
 	}
 	return least;
@@ -96,7 +96,7 @@ void check_loss(struct host *h, const char *why)
 }
 
 /* The first host knows that r is committed: from here on that is what a recovery has to find. */
-void check_known(struct host *h, struct epoch_id r)
+void check_known(struct host *h, struct epoch_id r, host_mask participants)
 {
 	struct world *w = h->world;
 	if (w->known_generation.n == h->generation.n && epoch_cmp(r, w->known_epoch) <= 0)
@@ -104,7 +104,7 @@ void check_known(struct host *h, struct epoch_id r)
 	w->known_generation = h->generation;
 	w->known_epoch = r;
 	w->losses = 0;
-	w->images = images_at(w, r);
+	w->images = images_at(w, r, participants);
 	w->excused = w->images == 0;   /* their hosts have died a moment ago */
 	TRACE(w, h, "is the first to know; images of the VM that has the fewest: %u", w->images);
 }

@@ -288,7 +288,7 @@ static void carry_out(struct host *h, const struct epoch_action *act)
 	switch (act->type) {
 	case EPOCH_ACT_SEND:
 		if (act->message->type == MESSAGE_KNOWN && act->message->epoch.n)
-			check_known(h, act->message->epoch);
+			check_known(h, act->message->epoch, act->hosts);
 		ring_mcast(h, act->message);
 		break;
 	case EPOCH_ACT_HELLO: say_hello(h, act); break;

@@ -257,7 +257,7 @@ void faults_heal(struct world *w);
 /* check.c */
 void check_captured(struct host *h, uint32_t vm, const struct copy *copy);
 void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n);
-void check_known(struct host *h, struct epoch_id r);
+void check_known(struct host *h, struct epoch_id r, host_mask participants);
 void check_commit(struct host *h, struct epoch_id r);
 void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy);
 void check_resume(struct host *h, const struct epoch_action *act);

@@ -459,7 +459,7 @@ static void *race_writer(void *data)
 			block[i] = n;
 		g_assert_cmpint(disk_stack_write(race->stack, block, sizeof block, n % 7 * DISK_BLOCK_BYTES), ==, 0);
 		if (n % 64 == 0)
-			g_usleep(100);
+			g_usleep(100); /* a load that leaves room for the others */
 	}
 	return NULL;
 }

@@ -55,7 +55,7 @@ static void throughput(const char *what, int from, int to, unsigned target, size
 	nsec_t t = clock_now();
 	pthread_create(&r, NULL, receive_main, &w);
 	pthread_create(&s, NULL, send_main, &w);
-	g_usleep((gulong)(SECONDS * 1e6));
+	g_usleep((gulong)(SECONDS * 1e6)); /* the time that is measured */
 	w.end = true;
 	pthread_join(r, NULL);
 	double seconds = (double)(clock_now() - t) / 1e9;
