@@ -110,6 +110,8 @@ void epoch_free(struct epoch *e) { free(e); }
 
 void epoch_remember(struct epoch *e, struct generation generation, struct generation seen)
 {
+	if (MUTANT(forget_promises))
+		return;
 	e->lived = generation;
 	e->seen = generation_cmp(seen, generation) < 0 ? generation : seen;
 }
@@ -286,7 +288,7 @@ static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *i
 	if (!e->reporting || (in->report && in->report != e->report))
 		return;
 	e->reporting = false;
-	say_state(e, e->newcomer ? EPOCH_UNKNOWN : e->committed, in->holdings, in->count);
+	say_state(e, e->newcomer && !MUTANT(newcomer_knows) ? EPOCH_UNKNOWN : e->committed, in->holdings, in->count);
 }
 
 /* ---- membership ---- */
@@ -338,6 +340,10 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	const struct message *m = in->message;
 	struct member *from = &e->of[in->from.n];
 	bool joined = m->hello.state == HELLO_JOINED;
+	if (MUTANT(forget_by_number) && e->state == EPOCH_GATHER && joined && later(m->generation, e->lived)) {
+		become_empty(e);
+		return;
+	}
 	if (!from->heard || from->joined != joined || !same_generation(from->lived, m->generation)) {
 		from->heard = true;
 		from->joined = joined;
@@ -360,20 +366,24 @@ static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	bool participant = host_in(e->participants, in->from);
 	if (m->hosts != e->members)
 		return;
-	if (participant && in->from.n != e->self.n && same_generation(m->generation, e->seen))
+	if (participant && in->from.n != e->self.n && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
 		gather(e, now);
 	if (e->state == EPOCH_RUNNING && is_leader(e) && e->of[in->from.n].joined && !participant)
 		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */
 }
 
-/* Joined hosts whose images belong to generation w: it lives there, or has been rolled back for it. */
+/* Joined hosts whose images belong to generation w: they live there, or have been rolled back for it; or they have acted since on the same RECOVER as one of these. */
 static host_mask lineage(const struct epoch *e, struct generation w)
 {
-	host_mask out = 0;
-	HOST_FOR(h, members_that(e, has_joined))
+	host_mask joined = members_that(e, has_joined), direct = 0, out = 0;
+	HOST_FOR(h, joined)
 		if (same_generation(e->of[h.n].lived, w) || same_generation(e->of[h.n].seen, w))
-			out |= host_bit(h);
-	return out;
+			direct |= host_bit(h);
+	HOST_FOR(h, joined)
+		HOST_FOR(x, direct)
+			if (same_generation(e->of[h.n].seen, e->of[x.n].seen))
+				out |= host_bit(h);
+	return out | direct;
 }
 
 /* E9: has `later_one` certainly released nothing? So if one of these hosts took part in it, or in a later one, and does not live in it: a release
@@ -389,7 +399,7 @@ static bool never_released(const struct epoch *e, host_mask hosts, struct genera
 static bool may_start_from(const struct epoch *e, struct generation w, host_mask hosts)
 {
 	HOST_FOR(h, e->members & ~hosts)
-		if (later(e->of[h.n].lived, w) && !never_released(e, hosts, e->of[h.n].lived))
+		if (later(e->of[h.n].lived, w) && !MUTANT(ignore_witness) && !never_released(e, hosts, e->of[h.n].lived))
 			return false;
 	return true;
 }
@@ -399,6 +409,8 @@ static bool is_usable(const struct message_holding *h, struct epoch_id c)
 {
 	if (MUTANT(use_incomplete_image))
 		return h->image.n == c.n || h->staged.n == c.n;
+	if (MUTANT(use_old_image))
+		return h->complete.n > 0 && h->image.n > 0;
 	return h->complete.n > 0 && epoch_cmp(h->complete, c) <= 0 && (epoch_cmp(h->image, c) == 0 || epoch_cmp(h->staged, c) == 0);
 }
 
@@ -444,8 +456,9 @@ static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id
 	if (MUTANT(own_newest))
 		newest = e->of[e->self.n].committed;
 	*ret_c = newest;
-	if (place_at(e, hosts, newest, out, ret_lost))
-		return true;
+	bool found = place_at(e, hosts, newest, out, ret_lost);
+	if (found || MUTANT(never_fall_back))
+		return found;
 	HOST_FOR(h, hosts)
 		if (knows_less(&e->of[h.n], newest)) {
 			struct vm_id ignored;
@@ -493,6 +506,8 @@ static struct generation newest_seen(const struct epoch *e)
 /* The next one: counted on, and with the leader's id, so that no two RECOVERs have the same. */
 static struct generation next_generation(const struct epoch *e)
 {
+	if (MUTANT(same_number))
+		return (struct generation){ ((newest_seen(e).n >> EPOCH_LEADER_BITS) + 1) << EPOCH_LEADER_BITS };
 	return (struct generation){ ((newest_seen(e).n >> EPOCH_LEADER_BITS) + 1) << EPOCH_LEADER_BITS | e->self.n };
 }
 
@@ -500,7 +515,8 @@ static struct generation next_generation(const struct epoch *e)
 static void propose(struct epoch *e)
 {
 	host_mask joined = members_that(e, has_joined);
-	if (e->state != EPOCH_GATHER || e->proposed || !e->quorate || members_that(e, has_stated) != e->members || !joined)
+	bool quorate = e->quorate || MUTANT(recover_without_quorum);
+	if (e->state != EPOCH_GATHER || e->proposed || !quorate || members_that(e, has_stated) != e->members || !joined)
 		return;
 	if (joined != e->members && subset(joined, members_that(e, lives_nowhere)))
 		return;   /* `up`: others still read the configuration, maybe with the memory of a cluster that was ended */
@@ -508,7 +524,7 @@ static void propose(struct epoch *e)
 	bool found = choose(e, &choice, e->shown);
 	if (host_lowest(found ? choice.hosts : joined).n != e->self.n)
 		return;
-	MUST("E8", e->quorate);
+	MUST("E8", quorate);
 	e->proposed = true;
 	if (!found) {
 		say(e, MESSAGE_LOST);
@@ -620,18 +636,18 @@ static void on_placed(struct epoch *e, nsec_t now, const struct epoch_event *in)
 static void on_ready(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	if (same_generation(in->message->generation, e->seen) || MUTANT(old_ready))
+	if (same_generation(in->message->generation, e->seen))
 		e->ready |= host_bit(in->from) & e->electors;
 }
 
 /* Step 6 (E9). */
 static void resume(struct epoch *e)
 {
-	if (e->state != EPOCH_PLACING || !is_leader(e) || e->resume_sent || !e->quorate)
+	if (e->state != EPOCH_PLACING || !is_leader(e) || e->resume_sent || !(e->quorate || MUTANT(recover_without_quorum)))
 		return;
 	if (!subset(e->participants, e->ready) && !MUTANT(resume_before_ready))
 		return;
-	if (!makes_quorum(e, e->ready))
+	if (!makes_quorum(e, e->ready) && !MUTANT(resume_by_few) && !MUTANT(recover_without_quorum))
 		return;
 	e->resume_sent = true;
 	say(e, MESSAGE_RESUME);
@@ -649,6 +665,8 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 		e->of[h.n].lived = e->lived;
 	remember(e);
 	act_epoch(e, EPOCH_ACT_RUN, e->committed);
+	if (MUTANT(release_at_resume))
+		act_epoch(e, EPOCH_ACT_RELEASE, e->released = e->committed);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
 }
 
@@ -663,7 +681,8 @@ static void on_resume_outside(struct epoch *e, nsec_t now, const struct epoch_ev
 /* An empty host has seen a generation live: the proof that older ones must not come back (E9). */
 static void witness(struct epoch *e, struct generation g)
 {
-	e->issued = (struct generation){ 0 };
+	if (later(e->seen, e->issued))
+		e->issued = e->seen;   /* if it is taken back, its number stays used */
 	e->lived = e->seen = g;
 	remember(e);
 	say_hello(e);
@@ -713,7 +732,10 @@ static void on_trouble_here(struct epoch *e, nsec_t now, const struct epoch_even
 
 /* ---- a checkpoint ---- */
 
-static bool last_is_settled(const struct epoch *e) { return e->aborted || epoch_cmp(e->known, e->begun) == 0; }
+static bool last_is_settled(const struct epoch *e)
+{
+	return e->aborted || epoch_cmp(MUTANT(begin_before_known) ? e->committed : e->known, e->begun) == 0;
+}
 
 /* E1 */
 static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
@@ -726,7 +748,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 {
-	if (e->aborted)
+	if (e->aborted && !MUTANT(discard_at_once))
 		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 	e->begun = m->epoch;
 	e->begun_at = now;
@@ -761,7 +783,8 @@ static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_eve
 {
 	const struct message *m = in->message;
 	bool mine = same_generation(m->generation, e->lived);
-	if (e->invited && mine && host_in(m->hosts, e->self) && m->vm_count == e->config.vm_count && m->epoch.n > 0)
+	bool invited = e->invited && mine && host_in(m->hosts, e->self) && m->vm_count == e->config.vm_count && m->epoch.n > 0;
+	if (invited && e->quorate && subset(m->hosts, e->members))
 		join_by_begin(e, now, m);
 	else if (!mine && !host_in(m->hosts, e->self))
 		become_empty(e);
@@ -807,7 +830,8 @@ static void on_stored(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
 	const struct message *m = in->message;
-	if (!same_generation(m->generation, e->seen) || epoch_cmp(m->epoch, e->begun) != 0 || !is_open(e))
+	bool mine = same_generation(m->generation, e->seen) || MUTANT(accept_old_messages);
+	if (!mine || epoch_cmp(m->epoch, e->begun) != 0 || !is_open(e))
 		return;
 	for (uint32_t i = 0; i < m->vm_count; i++) {
 		uint32_t v = m->stored[i].vm.n;
@@ -833,8 +857,10 @@ static void on_abort(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	if (!same_generation(m->generation, e->seen) || epoch_cmp(m->epoch, e->begun) > 0)
 		return;
 	suspect(e, now, m->vm, m->hosts);
-	if (epoch_cmp(m->epoch, e->begun) == 0 && is_open(e))
+	if (epoch_cmp(m->epoch, e->begun) == 0 && is_open(e) && !MUTANT(commit_after_abort))
 		e->aborted = true;
+	if (MUTANT(discard_at_once) && e->aborted)
+		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 }
 
 static bool is_protected(const struct epoch *e)
@@ -845,11 +871,17 @@ static bool is_protected(const struct epoch *e)
 	return all;
 }
 
+/* E4 */
+static bool may_commit(const struct epoch *e)
+{
+	return e->state == EPOCH_RUNNING || (MUTANT(commit_in_gather) && e->state == EPOCH_GATHER);
+}
+
 /* Step 2 (E2). */
 static void commit(struct epoch *e)
 {
 	host_mask need = MUTANT(commit_at_own_stored) ? e->with_vms & host_bit(e->self) : e->with_vms;
-	if (e->state != EPOCH_RUNNING || epoch_cmp(e->begun, e->committed) <= 0 || !subset(need, e->stored) || e->stored == 0)
+	if (!may_commit(e) || epoch_cmp(e->begun, e->committed) <= 0 || !subset(need, e->stored) || e->stored == 0)
 		return;
 	if (e->aborted)
 		return;
@@ -864,12 +896,14 @@ static void commit(struct epoch *e)
 	e->was_protected = e->was_protected || is_protected(e);
 	show(e);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
+	if (MUTANT(apply_at_stored))
+		act_epoch(e, EPOCH_ACT_COMMIT, e->applied = e->committed);
 }
 
 static void on_known(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	if (!same_generation(in->message->generation, e->seen))
+	if (!same_generation(in->message->generation, e->seen) && !MUTANT(accept_old_messages))
 		return;
 	e->live_here |= host_bit(in->from);
 	if (epoch_cmp(in->message->epoch, e->of[in->from.n].known) > 0)
@@ -887,7 +921,7 @@ static bool known_by_all(const struct epoch *e)
 /* Step 3 (E3). */
 static void apply(struct epoch *e)
 {
-	if (e->state != EPOCH_RUNNING || epoch_cmp(e->committed, e->known) <= 0 || !known_by_all(e))
+	if (!may_commit(e) || epoch_cmp(e->committed, e->known) <= 0 || !known_by_all(e))
 		return;
 	MUST("E2", epoch_cmp(e->committed, e->begun) == 0 && !e->aborted);
 	e->known = e->committed;
@@ -900,9 +934,13 @@ static void apply(struct epoch *e)
 static void release(struct epoch *e)
 {
 	bool due = epoch_cmp(e->known, e->applied) == 0 && epoch_cmp(e->known, e->released) > 0;
-	if (e->state != EPOCH_RUNNING || !due)
+	if (MUTANT(release_at_stored) && e->state == EPOCH_RUNNING && epoch_cmp(e->committed, e->released) > 0) {
+		act_epoch(e, EPOCH_ACT_RELEASE, e->released = e->committed);
 		return;
-	if (!makes_quorum(e, e->live_here))
+	}
+	if (!may_commit(e) || !due)
+		return;
+	if (!makes_quorum(e, e->live_here) && !MUTANT(release_by_few))
 		return;
 	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e))
 		return;
@@ -1005,7 +1043,8 @@ static void take_statement(struct epoch *e, const struct epoch_event *in)
 static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
-	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && subset(m->hosts, members_that(e, has_stated));
+	bool stated = subset(m->hosts, members_that(e, has_stated)) || MUTANT(any_recover);
+	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && stated;
 }
 
 /* False: the message is to be dropped. */
@@ -1105,6 +1144,8 @@ size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, str
 		return 0;
 	if (input != IN_NOTHING && table[input][e->state])   /* 1 */
 		table[input][e->state](e, now, in);
+	else if (MUTANT(commit_in_gather) && e->state == EPOCH_GATHER && (input == IN_STORED || input == IN_KNOWN))
+		table[input][EPOCH_RUNNING](e, now, in);
 	commit(e);                                           /* 2 */
 	apply(e);                                            /* 3 */
 	release(e);                                          /* 4 */

@@ -4,6 +4,8 @@
  * the rest is added one by one, each to the least loaded host. So what moves depends on all that stays, and nothing else. */
 #include "core/placement.h"
 
+#include "core/mutant.h"
+
 #include <string.h>
 
 typedef uint32_t load_table[VCFT_HOST_MAX + 1];
@@ -71,6 +73,11 @@ void placement_backups(uint32_t vm_count, unsigned wanted, host_mask hosts, cons
                        struct message_placement *placement)
 {
 	load_table load = { 0 };
+	if (MUTANT(backup_at_home)) {
+		for (uint32_t v = 0; v < vm_count; v++)
+			placement[v].backups = host_bit(placement[v].host) | (complete[v] & hosts);
+		return;
+	}
 	for (uint32_t v = 0; v < vm_count; v++) {
 		host_mask may = hosts & ~suspect[v] & ~host_bit(placement[v].host);
 		host_mask kept = first_of(complete[v] & may, wanted, placement[v].host);

@@ -50,9 +50,9 @@ def pytest_runtest_protocol(item):
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and call.when == "call" and lab is not None:
-        report.sections.append(("agents' logs", lab.log_tails()))
+    labs = [lab for value in getattr(item, "funcargs", {}).values() if isinstance(lab := getattr(value, "lab", value), vcft.Lab)]
+    if report.failed and labs:
+        report.sections.append(("agents' logs", labs[0].log_tails()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,17 +69,49 @@ def missing():
     return next((f"{program} is not installed" for program in ("corosync", "ip", "qemu-system-x86_64") if shutil.which(program) is None), None)
 
 
-@pytest.fixture
-def lab(request):
-    """A lab that is up: three hosts with agents, unless the test is marked otherwise."""
+def skip_without_lab(agent=True):
+    """Skips the test where no lab can be made, with the reason."""
     reason = missing()
-    agent = request.node.get_closest_marker("no_agent") is None
     if reason is None and agent and not os.path.exists(os.path.join(vcft.BUILD, "src", "agent", "virtcftd")):
         reason = f"no agent in {vcft.BUILD}: build first"
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def lab(request):
+    """A lab that is up: three hosts with agents, unless the test is marked otherwise."""
+    agent = request.node.get_closest_marker("no_agent") is None
+    skip_without_lab(agent)
     with vcft.Lab(argument(request.node, "hosts", 3), agent=agent) as made:
         yield made
+
+
+class Shared:
+    """Something costly that the tests of a module share, with its lab: made when it is first needed, and made anew after a test has broken it."""
+
+    def __init__(self, make):
+        self.make, self.kept = make, None
+
+    def get(self):
+        if self.kept is None:
+            self.kept = self.make()
+        return self.kept
+
+    def broken(self):
+        """Ends it; the next get() makes a new one."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            kept.lab.__exit__()
+
+
+@pytest.fixture(scope="module")
+def shared(request, tiny_guest):
+    """A Shared of what the module's function make_shared() returns."""
+    skip_without_lab()
+    holder = Shared(request.module.make_shared)
+    yield holder
+    holder.broken()
 
 
 @pytest.fixture(scope="session")

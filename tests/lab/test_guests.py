@@ -26,7 +26,7 @@ class PlainGuest:
 
     def _read(self):
         while chunk := os.read(self.process.stdout.fileno(), 65536):
-            self.text += chunk.decode(errors="replace").replace("\r\n", "\n")
+            self.text += chunk.decode(errors="replace").replace("\r", "")
 
     def wait_for(self, pattern, timeout=40):
         return vcft.wait_until(f"'{pattern}'", lambda: re.search(pattern, self.text, re.MULTILINE), timeout, seen=lambda: self.text[-2000:])

@@ -203,7 +203,7 @@ class Console:
             path = os.path.join(self.lab.folder(name), "lib", "virtcft", "console", f"{self.vm}.log")
             if os.path.exists(path):
                 with open(path, "rb") as file:
-                    texts.append(file.read().decode(errors="replace").replace("\r\n", "\n"))
+                    texts.append(file.read().decode(errors="replace").replace("\r", ""))
         return "".join(texts)
 
     def mark(self):
@@ -241,6 +241,34 @@ class Console:
         if match.group(2) != "0":
             raise Failed(f"{self.vm}: {command}: status {match.group(2)}\n{match.group(1)}")
         return match.group(1)
+
+
+# ---- observers beyond the uplink ---------------------------------------------------------------------------------------
+
+class Outside:
+    """One of the observers of outside.py; it lives as long as the lab. It tells its state all the time, so what is waited for is new."""
+
+    def __init__(self, lab, *arguments):
+        self.what = " ".join(arguments)
+        self.state = {}
+        self.process = lab.outside_popen("/usr/bin/python3", os.path.join(os.path.dirname(os.path.realpath(__file__)), "outside.py"), *arguments,
+                                         stdin=subprocess.DEVNULL)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self.state = json.loads(line)
+            else:
+                self.state = {**self.state, "error": line.strip()}
+
+    def wait_for(self, what, predicate, timeout):
+        """The first state for which predicate(state) is true."""
+        def check():
+            state = self.state
+            return state if state and predicate(state) else None
+
+        return wait_until(f"{self.what}: {what}", check, timeout, seen=lambda: json.dumps(self.state))
 
 
 # ---- clusters ----------------------------------------------------------------------------------------------------------

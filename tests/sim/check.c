@@ -39,10 +39,12 @@ static void check_consistent(struct world *w, const char *when, const struct cop
 				check_pair(w, when, a, b, copy[a], copy[b]);
 }
 
+static uint32_t capture_slot(struct generation g, struct epoch_id r) { return (uint32_t)(g.n * 31 + r.n) % CAPTURES; }
+
 void check_captured(struct host *h, uint32_t vm, const struct copy *copy)
 {
 	struct world *w = h->world;
-	uint32_t slot = copy->epoch.n % 64;
+	uint32_t slot = capture_slot(copy->generation, copy->epoch);
 	if (w->captures[slot].epoch.n != copy->epoch.n || w->captures[slot].generation.n != copy->generation.n) {
 		memset(&w->captures[slot], 0, sizeof w->captures[slot]);
 		w->captures[slot].epoch = copy->epoch;
@@ -112,7 +114,7 @@ void check_known(struct host *h, struct epoch_id r, host_mask participants)
 void check_commit(struct host *h, struct epoch_id r)
 {
 	struct world *w = h->world;
-	uint32_t slot = r.n % 64;
+	uint32_t slot = capture_slot(h->generation, r);
 	w->count.commits++;
 	if (w->captures[slot].epoch.n != r.n || w->captures[slot].generation.n != h->generation.n)
 		sim_violation(w, "E2: epoch %llu is applied and was not captured", (unsigned long long)r.n);

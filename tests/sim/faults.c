@@ -3,6 +3,12 @@
 
 enum { CRASH_ONE, CRASH_TWO, CUT, ONE_WAY, RESET, DIE, HANG, CHECKPOINT, KINDS };
 
+/* In a storm hosts come back at once and cuts are short: everything happens in the middle of something else. */
+static nsec_t until_better(struct world *w)
+{
+	return sim_between(w, 100 * USEC, w->plan.storm || sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC);
+}
+
 static void restart(struct world *w, void *argument)
 {
 	struct note *n = argument;
@@ -17,8 +23,8 @@ static void crash(struct host *h)
 	if (!h->up)
 		return;
 	host_crash(h);
-	if (sim_chance(w, 700))
-		sim_after(w, sim_between(w, 100 * USEC, sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC), restart, note_new(h));
+	if (w->plan.storm || sim_chance(w, 700))
+		sim_after(w, until_better(w), restart, note_new(h));
 }
 
 static void reconnect(struct world *w)
@@ -46,7 +52,7 @@ static void cut_network(struct world *w, uint32_t alone)
 		w->side[x] = (uint8_t)(alone ? x == alone : sim_random(w, sim_chance(w, 200) ? 3 : 2));
 	TRACE(w, NULL, "the network is cut: %u %u %u %u %u", w->side[1], w->side[2], w->side[3], w->side[4], w->side[5]);
 	ring_connectivity_changed(w);
-	sim_after(w, sim_between(w, 100 * USEC, sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC), heal_cut, NULL);
+	sim_after(w, until_better(w), heal_cut, NULL);
 }
 
 static void unblock(struct world *w, void *argument)
@@ -92,9 +98,13 @@ static void one_fault(struct world *w, void *argument)
 	(void)argument;
 	if (w->quiet)
 		return;
-	switch (sim_random(w, KINDS)) {
+	switch (w->plan.storm ? sim_random(w, 3) : sim_random(w, KINDS)) {
 	case CRASH_ONE: crash(some_host(w)); break;
-	case CRASH_TWO: crash(some_host(w)); crash(some_host(w)); break;
+	case CRASH_TWO:
+		crash(some_host(w));
+		if (!w->plan.storm)
+			crash(some_host(w));
+		break;
 	case CUT: cut_network(w, sim_chance(w, 300) ? some_host(w)->id.n : 0); break;
 	case ONE_WAY: block(w); break;
 	case RESET: {
@@ -215,6 +225,12 @@ void faults_plan(struct world *w)
 	p->vms = 2 + (unsigned)sim_random(w, VMS - 1);
 	p->backups = 1 + (unsigned)(sim_random(w, 3) == 0);
 	p->faults = (unsigned)sim_random(w, 6);
+	p->storm = sim_chance(w, 250);
+	if (p->storm) {
+		p->hosts = 3 + (unsigned)sim_random(w, 3) / 2;
+		p->backups = p->hosts - 1;
+		p->faults = 8 + (unsigned)sim_random(w, 25);
+	}
 	p->hold = sim_chance(w, 150);
 	p->refuse = sometimes(w, 200, 60);
 	p->lose_ack = sometimes(w, 150, 60);

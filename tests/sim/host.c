@@ -296,7 +296,10 @@ static void carry_out(struct host *h, const struct epoch_action *act)
 	case EPOCH_ACT_CAPTURE: begin_capture(h, act); break;
 	case EPOCH_ACT_COMMIT: check_commit(h, act->epoch); copies_commit(h, act->epoch); break;
 	case EPOCH_ACT_RELEASE: guest_release(h, act->epoch); break;
-	case EPOCH_ACT_DISCARD: copies_discard(h, act->epoch); break;
+	case EPOCH_ACT_DISCARD:
+		h->failed = true;
+		copies_discard(h, act->epoch);
+		break;
 	case EPOCH_ACT_FREEZE: freeze(h); break;
 	case EPOCH_ACT_REPORT: report(h); break;
 	case EPOCH_ACT_PLACE: place(h, act); break;

@@ -20,6 +20,7 @@
 
 #define HOSTS 5u
 #define VMS 4u
+#define CAPTURES 256u
 #define USEC NSEC_PER_USEC
 #define MSEC NSEC_PER_MSEC
 
@@ -136,7 +137,7 @@ struct link {
 /* What each run may do. */
 struct plan {
 	unsigned hosts, vms, backups, faults;
-	bool hold;
+	bool hold, storm;
 	unsigned refuse, lose_ack, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
 	nsec_t interval, end, quiet;
 };
@@ -185,7 +186,7 @@ struct world {
 	host_mask losses;                    /* since then */
 	unsigned images;                     /* that there were then of the VM that had the fewest */
 	bool excused, suspected;             /* more were; a backup has failed */
-	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[64];
+	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[CAPTURES];
 	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;
 	char violation[240];
 	jmp_buf stop;

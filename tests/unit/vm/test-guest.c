@@ -477,6 +477,15 @@ static void test_v4_restore_two_cpus(void)
 	guest_stop(&g);
 }
 
+/* The guest asks a receiver that is not there, five times a second: its frames say that the NIC works. */
+static void port_expect_more(struct port *port, unsigned than)
+{
+	for (unsigned i = 0; atomic_load(&port->frames) <= than; i++) {
+		g_assert_cmpuint(i, <, 30000);
+		g_usleep(1000); /* between two looks */
+	}
+}
+
 /* NIC and disk in use: exact captures, and a restore that sends no frame of its own and finds its disk. */
 static void test_v4_nic_and_disk(void)
 {
@@ -498,7 +507,7 @@ static void test_v4_nic_and_disk(void)
 	oracle_open(&o, &g);
 	guest_boot(&g);
 	g_free(guest_expect(&g, "diskwriter ok"));
-	g_free(guest_expect(&g, "udpseq sent"));
+	port_expect_more(&port, 0);
 	for (unsigned i = 0; i < 5; i++)
 		oracle_capture(&o, &c);
 	g_test_message("%zu bytes of devices, pause %.2f ms", c.devices_bytes, (double)c.pause / 1e6);
@@ -512,8 +521,7 @@ static void test_v4_nic_and_disk(void)
 	guest_run(&g);
 	g_free(guest_expect(&g, "diskwriter ok"));
 	g_free(guest_expect(&g, "diskwriter ok"));
-	g_free(guest_expect(&g, "udpseq sent"));
-	g_assert_cmpuint(atomic_load(&port.frames), >, frames);
+	port_expect_more(&port, frames);
 	g_assert_cmpuint(atomic_load(&port.announcements), ==, 0);
 	g_assert_cmpuint(atomic_load(&port.connections), ==, 2);
 	guest_kill(&g);
