@@ -103,7 +103,7 @@ void agent_forget(struct agent *a)
 	g_clear_pointer(&a->cluster_directory, g_free);
 	memset(a->stats, 0, sizeof a->stats);
 	memset(a->stats_epoch, 0, sizeof a->stats_epoch);
-	a->generation = (struct generation){ 0 };
+	a->generation = a->preparing_for = (struct generation){ 0 };
 	a->detected = 0;
 	a->was_protected = a->ran = false;
 	a->place_failures = 0;
@@ -261,7 +261,7 @@ static void on_config(struct agent *a, const struct message *m)
 	}
 	a->preparing = true;
 	a->preparing_for = m->generation;
-	prepare_start(a->cluster, cache, configured, a);
+	prepare_start(a->cluster, cache, a->box, configured, a);
 }
 
 /* ---- group: in ---- */

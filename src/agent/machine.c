@@ -47,7 +47,10 @@ struct machine {
 
 /* ---- jobs ---- */
 
+/* given: the queue's own lock orders what the loop wrote with what the worker reads; this says the same where the thread sanitizer can see it,
+ * which cannot look into GLib. */
 struct job {
+	bool given;
 	void (*run)(struct machine *, struct job *);
 	struct generation generation;
 	struct epoch_id epoch;
@@ -87,14 +90,18 @@ static gpointer worker(gpointer data)
 	struct machine *m = data;
 	for (bool going = true; going;) {
 		struct job *job = g_async_queue_pop(m->jobs);
-		going = job->run != job_end;
+		going = __atomic_load_n(&job->given, __ATOMIC_ACQUIRE) && job->run != job_end;
 		job->run(m, job);
 		job_free(job);
 	}
 	return NULL;
 }
 
-static void push(struct machine *m, struct job *job) { g_async_queue_push(m->jobs, job); }
+static void push(struct machine *m, struct job *job)
+{
+	__atomic_store_n(&job->given, true, __ATOMIC_RELEASE);
+	g_async_queue_push(m->jobs, job);
+}
 
 /* ---- notes: worker or source thread -> loop ---- */
 

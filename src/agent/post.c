@@ -1,4 +1,6 @@
-/* post.c - see post.h. The box lives as long as somebody refers to it: its owner, or something under way. */
+/* post.c - see post.h. The box lives as long as somebody refers to it: its owner, or something under way.
+ * The loop's own lock orders what was written before the post with what is read behind it; `sent` says the same where the thread sanitizer
+ * can see it, which cannot look into GLib. */
 #include "agent/post.h"
 
 #include <glib.h>
@@ -6,7 +8,7 @@
 
 struct post_box { gatomicrefcount references; bool closed; };
 
-struct post { struct post_box *box; void (*tell)(void *); void *data; void (*drop)(void *); };
+struct post { struct post_box *box; void (*tell)(void *); void *data; void (*drop)(void *); bool sent; };
 
 struct post_box *post_box_new(void)
 {
@@ -15,7 +17,13 @@ struct post_box *post_box_new(void)
 	return box;
 }
 
-static void unref(struct post_box *box)
+struct post_box *post_box_ref(struct post_box *box)
+{
+	g_atomic_ref_count_inc(&box->references);
+	return box;
+}
+
+void post_box_unref(struct post_box *box)
 {
 	if (g_atomic_ref_count_dec(&box->references))
 		g_free(box);
@@ -24,13 +32,13 @@ static void unref(struct post_box *box)
 void post_box_close(struct post_box *box)
 {
 	box->closed = true;
-	unref(box);
+	post_box_unref(box);
 }
 
 static gboolean deliver(gpointer data)
 {
 	struct post *p = data;
-	if (!p->box->closed)
+	if (__atomic_load_n(&p->sent, __ATOMIC_ACQUIRE) && !p->box->closed)
 		p->tell(p->data);
 	return G_SOURCE_REMOVE;
 }
@@ -40,14 +48,15 @@ static void done(gpointer data)
 	struct post *p = data;
 	if (p->drop)
 		p->drop(p->data);
-	unref(p->box);
+	post_box_unref(p->box);
 	g_free(p);
 }
 
 void post_box_send(struct post_box *box, void (*tell)(void *data), void *data, void (*drop)(void *data))
 {
 	struct post *p = g_new(struct post, 1);
-	*p = (struct post){ box, tell, data, drop };
-	g_atomic_ref_count_inc(&box->references);
+	*p = (struct post){ .box = box, .tell = tell, .data = data, .drop = drop };
+	post_box_ref(box);
+	__atomic_store_n(&p->sent, true, __ATOMIC_RELEASE);
 	g_idle_add_full(G_PRIORITY_HIGH, deliver, p, done);
 }

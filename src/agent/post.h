@@ -7,6 +7,9 @@ struct post_box;
 struct post_box *post_box_new(void);
 /* Loop's thread: nothing of this box is told any more. */
 void post_box_close(struct post_box *box);
+/* Whoever posts from a thread that may outlive the owner keeps a reference. Any thread. */
+struct post_box *post_box_ref(struct post_box *box);
+void post_box_unref(struct post_box *box);
 /* Any thread: tell(data), then drop(data), on the loop's thread; only drop(data) if the box has been closed. drop may be NULL. */
 void post_box_send(struct post_box *box, void (*tell)(void *data), void *data, void (*drop)(void *data));
 

@@ -1,4 +1,4 @@
-/* prepare.c - see prepare.h. A qcow2 image is converted once; that takes seconds, so a GTask's thread does it. */
+/* prepare.c - see prepare.h. A qcow2 image is converted once; that takes seconds, so a thread of its own does it. */
 #include "agent/prepare.h"
 
 #include "disk/disk.h"
@@ -10,8 +10,10 @@ struct work {
 	unsigned vm_count;
 	char **images[VCFT_VM_MAX];   /* copies: the configuration may be forgotten meanwhile */
 	char *cache_dir;
+	struct post_box *box;
 	prepare_done done;
 	void *user;
+	struct prepared *result;
 };
 
 void prepared_free(struct prepared *p)
@@ -38,41 +40,44 @@ static char **bases_of(char *const *images, const char *cache_dir, uint64_t *blo
 	return g_steal_pointer(&bases);
 }
 
-static void work_run(GTask *task, gpointer source, gpointer data, GCancellable *cancellable)
+static void work_tell(void *data)
 {
-	(void)source;
-	(void)cancellable;
 	struct work *w = data;
-	struct prepared *p = g_new0(struct prepared, 1);
-	p->vm_count = w->vm_count;
-	for (unsigned v = 0; v < p->vm_count; v++)
-		p->bases[v] = bases_of(w->images[v], w->cache_dir, p->blocks[v], &p->why[v]);
-	g_task_return_pointer(task, p, NULL);
+	w->done(g_steal_pointer(&w->result), w->user);
 }
 
-static void work_done(GObject *source, GAsyncResult *result, gpointer data)
+static void work_free(void *data)
 {
-	(void)source;
 	struct work *w = data;
-	w->done(g_task_propagate_pointer(G_TASK(result), NULL), w->user);
+	if (w->result)
+		prepared_free(w->result);
 	for (unsigned v = 0; v < w->vm_count; v++)
 		g_strfreev(w->images[v]);
 	g_free(w->cache_dir);
 	g_free(w);
 }
 
-void prepare_start(const struct config_cluster *cluster, const char *cache_dir, prepare_done done, void *user)
+static gpointer work_run(gpointer data)
+{
+	struct work *w = data;
+	w->result = g_new0(struct prepared, 1);
+	w->result->vm_count = w->vm_count;
+	for (unsigned v = 0; v < w->vm_count; v++)
+		w->result->bases[v] = bases_of(w->images[v], w->cache_dir, w->result->blocks[v], &w->result->why[v]);
+	post_box_send(w->box, work_tell, w, work_free);
+	post_box_unref(w->box);
+	return NULL;
+}
+
+void prepare_start(const struct config_cluster *cluster, const char *cache_dir, struct post_box *box, prepare_done done, void *user)
 {
 	struct work *w = g_new(struct work, 1);
-	*w = (struct work){ .vm_count = cluster->vm_count, .cache_dir = g_strdup(cache_dir), .done = done, .user = user };
+	*w = (struct work){ .vm_count = cluster->vm_count, .cache_dir = g_strdup(cache_dir), .box = post_box_ref(box), .done = done, .user = user };
 	for (unsigned v = 0; v < w->vm_count; v++) {
 		const struct config_vm *vm = &cluster->vms[v];
 		w->images[v] = g_new0(char *, vm->disk_count + 1);
 		for (unsigned i = 0; i < vm->disk_count; i++)
 			w->images[v][i] = g_strdup(vm->disks[i].image);
 	}
-	GTask *task = g_task_new(NULL, NULL, work_done, w);
-	g_task_set_task_data(task, w, NULL);
-	g_task_run_in_thread(task, work_run);
-	g_object_unref(task);
+	g_thread_unref(g_thread_new("prepare", work_run, w));
 }

@@ -2,6 +2,7 @@
 #ifndef VCFT_AGENT_PREPARE_H
 #define VCFT_AGENT_PREPARE_H
 
+#include "agent/post.h"
 #include "base/config.h"
 
 /* For each VM the bases of its disks (NULL-terminated) and their sizes in blocks; bases[v] NULL: one cannot be used here, why[v] says it. */
@@ -14,8 +15,9 @@ struct prepared {
 
 typedef void (*prepare_done)(struct prepared *prepared, void *user);
 
-/* done is called on the loop's thread; prepared is then the caller's: prepared_free(). cluster is borrowed for the call only. */
-void prepare_start(const struct config_cluster *cluster, const char *cache_dir, prepare_done done, void *user);
+/* done is called on the loop's thread, unless box is closed before; prepared is then the caller's: prepared_free(). cluster is borrowed for the
+ * call only. */
+void prepare_start(const struct config_cluster *cluster, const char *cache_dir, struct post_box *box, prepare_done done, void *user);
 void prepared_free(struct prepared *prepared);
 
 #endif

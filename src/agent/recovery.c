@@ -39,6 +39,8 @@ static void one_less_held(struct agent *a)
 	for (uint32_t i = 0; i < VCFT_VM_MAX && n < VCFT_VM_MAX; i++)
 		if (agent_has(a, i) && a->held[i].live)
 			all[n++] = a->held[i];
+	if (generation_cmp(a->generation, a->preparing_for) < 0)   /* a newcomer: before any host can know that it may send something here */
+		sink_generation(a->sink, a->preparing_for);
 	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .report = a->report_serial, .holdings = all, .count = n });
 }
 

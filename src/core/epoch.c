@@ -282,6 +282,14 @@ static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event 
 	gather(e, now);
 }
 
+/* A host that has not lived in the generation that it was rolled back for may have got streams of those that have: other epochs, by the same numbers. */
+static void drop_foreign_stages(const struct epoch *e, struct message *m)
+{
+	for (uint32_t i = 0; i < m->vm_count; i++)
+		if (!same_generation(e->lived, e->seen) && epoch_cmp(m->holding[i].staged, e->committed) > 0)
+			m->holding[i].staged = epoch_of(0);
+}
+
 static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
@@ -289,6 +297,7 @@ static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *i
 		return;
 	e->reporting = false;
 	say_state(e, e->newcomer && !MUTANT(newcomer_knows) ? EPOCH_UNKNOWN : e->committed, in->holdings, in->count);
+	drop_foreign_stages(e, &e->send[e->send_count - 1]);
 }
 
 /* ---- membership ---- */
@@ -326,6 +335,9 @@ static void on_membership(struct epoch *e, nsec_t now, const struct epoch_event 
 		forget_statements(e, e->members);
 		e->running = (struct generation){ 0 };
 	}
+	if (came)   /* all of them will say HELLO, to those that came and to those that stayed: so all count the same */
+		HOST_FOR(h, e->members)
+			e->of[h.n].heard = false;
 	if (came && (e->state != EPOCH_GATHER))
 		say_hello(e);
 	if (e->state == EPOCH_EMPTY && (gone || came))
@@ -446,8 +458,39 @@ static bool newest_committed(const struct epoch *e, host_mask hosts, struct epoc
 	return any;
 }
 
-/* E5: the newest committed. If that cannot be had, the one before, as told by a host that does not know the newest: it never said KNOWN for it, so nobody
- * has applied or released it; and it did say KNOWN for the one before, or BEGIN of the newest would not have come. */
+static struct epoch_id newest_staged(const struct epoch *e, host_mask hosts)
+{
+	struct epoch_id r = { 0 };
+	HOST_FOR(h, hosts)
+		for (uint32_t i = 0; i < e->of[h.n].count; i++)
+			if (epoch_cmp(e->of[h.n].holding[i].staged, r) > 0)
+				r = e->of[h.n].holding[i].staged;
+	return r;
+}
+
+/* Forwards: an epoch of which every VM has a complete stage is a whole checkpoint, whether or not somebody is left who knows that it was committed. Not the
+ * first choice: it may have fewer images. */
+static bool choose_staged(const struct epoch *e, host_mask hosts, struct epoch_id newest, struct epoch_id *ret_c, struct message_placement *out)
+{
+	struct vm_id ignored;
+	*ret_c = newest_staged(e, hosts);
+	return epoch_cmp(*ret_c, newest) > 0 && place_at(e, hosts, *ret_c, out, &ignored);
+}
+
+/* Backwards: to the one before the newest, as told by a host that does not know the newest: it never said KNOWN for it, so nobody has applied or released
+ * it; and it did say KNOWN for the one before, or BEGIN of the newest would not have come. */
+static bool choose_before(const struct epoch *e, host_mask hosts, struct epoch_id newest, struct epoch_id *ret_c, struct message_placement *out)
+{
+	struct vm_id ignored;
+	HOST_FOR(h, hosts)
+		if (knows_less(&e->of[h.n], newest)) {
+			*ret_c = e->of[h.n].committed;
+			return !MUTANT(never_fall_back) && place_at(e, hosts, *ret_c, out, &ignored);
+		}
+	return false;
+}
+
+/* E5 */
 static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id *ret_c, struct message_placement *out, struct vm_id *ret_lost)
 {
 	struct epoch_id newest;
@@ -456,16 +499,7 @@ static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id
 	if (MUTANT(own_newest))
 		newest = e->of[e->self.n].committed;
 	*ret_c = newest;
-	bool found = place_at(e, hosts, newest, out, ret_lost);
-	if (found || MUTANT(never_fall_back))
-		return found;
-	HOST_FOR(h, hosts)
-		if (knows_less(&e->of[h.n], newest)) {
-			struct vm_id ignored;
-			*ret_c = e->of[h.n].committed;
-			return place_at(e, hosts, *ret_c, out, &ignored);
-		}
-	return false;
+	return place_at(e, hosts, newest, out, ret_lost) || choose_staged(e, hosts, newest, ret_c, out) || choose_before(e, hosts, newest, ret_c, out);
 }
 
 struct choice { host_mask hosts; struct epoch_id c; struct vm_id lost; };
@@ -743,7 +777,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 	const struct message *m = in->message;
 	return same_generation(m->generation, e->seen) && in->from.n == host_lowest(e->participants).n &&
 	       epoch_cmp(m->epoch, epoch_next(e->begun)) == 0 && last_is_settled(e) && m->vm_count == e->config.vm_count &&
-	       subset(e->participants, m->hosts);
+	       subset(e->participants, m->hosts) && subset(m->hosts, e->members);
 }
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
@@ -766,6 +800,8 @@ static void on_begin(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	if (is_valid_begin(e, in))
 		begin_epoch(e, now, in->message);
+	else if (in->from.n == e->self.n)
+		e->begin_sent = false;   /* a newcomer has left meanwhile: all drop it, the next one is without it */
 }
 
 /* A host that was invited becomes a participant. How the epochs before this one ended it need not know: it has no part of them. */

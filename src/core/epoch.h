@@ -17,8 +17,8 @@
  *  E3 r is applied (images move) at a host when it has delivered KNOWN(g, r) from every participant of BEGIN(g, r); it is released when,
  *     besides, as many hosts as make a quorum have said that they live in generation g.
  *  E4 In GATHER and PLACING nothing is committed, applied or released.
- *  E5 A recovery goes to c = the newest epoch that any STATE says is committed. If a VM has no image of it, and a participant never knew it, to the
- *     one before. Epoch numbers go on at c + 1.
+ *  E5 A recovery goes to c = the newest epoch that any STATE says is committed. If a VM has no image of it: to a newer one, if every VM has a complete
+ *     stage of that; or to the one before, if a participant never knew the newest. Epoch numbers go on at c + 1.
  *  E6 Messages of another generation are dropped. A host that hears RESUME or BEGIN of one that it is no part of forgets all and joins empty.
  *  E7 No VM is placed on a host whose image or complete stage is not exactly at c; if one VM has none, LOST, nothing starts.
  *  E8 Without quorum nothing is placed, begun or resumed.

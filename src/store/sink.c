@@ -147,10 +147,8 @@ static bool of_vm(const struct connection *c, const void *vm) { return c->opened
 void sink_generation(struct sink *sink, struct generation g)
 {
 	g_mutex_lock(&sink->lock);
-	if (generation_cmp(g, sink->generation)) {
-		sink->generation = g;
-		sink->told = false;
-	}
+	sink->generation = g;
+	sink->told = false;
 	g_mutex_unlock(&sink->lock);
 	connection_end_all(sink, of_older_generation, &g);
 }

@@ -122,7 +122,7 @@ struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_
                       const struct sink_callbacks *callbacks, void *user, GError **error);
 void sink_free(struct sink *sink);
 /* Only streams of this generation (0 at first) are accepted from now on; connections and incomplete stages of older ones are dropped, complete
- * stages stay until sink_recover. Returns when no thread works on an older one. */
+ * stages stay until sink_recover; what sink_holdings() told binds no longer. Returns when no thread works on an older one. */
 void sink_generation(struct sink *sink, struct generation g);
 /* r is committed: every complete stage of r is applied. Carried out in order before anything newer; returns at once. */
 void sink_commit(struct sink *sink, struct epoch_id r);

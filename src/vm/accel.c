@@ -11,6 +11,7 @@
 #include <linux/kvm.h>
 #include <stdio.h>
 #include <string.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -95,13 +96,13 @@ static const char *try_kvm(void)
 	return failed;
 }
 
+static const char *kvm_failed;
+
+static void try_once(void) { kvm_failed = try_kvm(); }
+
 const char *vm_kvm_failed(void)
 {
-	static gsize done;
-	static const char *failed;
-	if (g_once_init_enter(&done)) {
-		failed = try_kvm();
-		g_once_init_leave(&done, 1);
-	}
-	return failed;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, try_once);
+	return kvm_failed;
 }
