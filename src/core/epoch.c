@@ -34,7 +34,7 @@
 #define INVITE_AGAIN NSEC_PER_SEC            /* an empty host that has not joined is invited again, in case that it missed it */
 #define SETTLE NSEC_PER_SEC                  /* defaults of the configuration's settle and retry */
 #define RETRY NSEC_PER_SEC
-#define RETRY_DOUBLINGS 6
+#define RETRY_DOUBLINGS 3
 
 /* What this host knows of another one, or of itself, by what it has said. */
 struct member {
@@ -57,7 +57,7 @@ struct epoch {
 	uint32_t needed;
 	struct member of[VCFT_HOST_MAX + 1];
 	struct epoch_config config;
-	struct generation running;           /* as an empty host: what BEGIN in this membership was of */
+	struct generation running;           /* what the last BEGIN in this membership was of, outside of it */
 	bool reading;                        /* CONFIG came, CONFIGURED not yet; lived and seen of then: */
 	struct generation read_lived, read_seen;
 	bool invited;                        /* joined a running cluster; its next BEGIN makes this host a participant */
@@ -364,6 +364,8 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	}
 	if (e->state == EPOCH_RUNNING && same_generation(m->generation, e->seen))
 		e->live_here |= host_bit(in->from);
+	if ((e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING) && !joined && host_in(e->participants, in->from))
+		gather(e, now);   /* it holds nothing any more: as good as lost */
 	if (e->state == EPOCH_RUNNING && is_leader(e) && !joined)
 		invite(e, now);
 	invite_to_start(e, now);
@@ -597,7 +599,8 @@ static void promise(struct epoch *e, struct generation g)
 static void on_recover_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	promise(e, in->message->generation);
+	if (!host_in(in->message->hosts, e->self))   /* else I have forgotten all meanwhile; my HELLO will tell */
+		promise(e, in->message->generation);
 }
 
 static void show(struct epoch *e)
@@ -634,7 +637,7 @@ static void start_generation(struct epoch *e, const struct message *m)
 	take_placement(e, m);
 	for (uint32_t v = 0; v < m->vm_count; v++) {
 		e->complete[v] = m->placement[v].backups;
-		e->suspect[v] = 0;
+		e->suspect[v] = 0, e->suspect_for[v] = 0;   /* other members, other reasons */
 	}
 	show(e);
 	forget_known(e);
@@ -704,11 +707,12 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
 }
 
-/* E6. A host that was a participant and has left before the end is not outdated: its STATE makes the others follow it. */
+/* E6. A host that was a participant and has left before the end is not outdated: its STATE makes the others follow it. And one that has acted on a later RECOVER hears
+ * the echo of an earlier membership. */
 static void on_resume_outside(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	if (!same_generation(in->message->generation, e->seen))
+	if (later(in->message->generation, e->seen))
 		become_empty(e);
 }
 
@@ -731,15 +735,21 @@ static void on_resume_empty(struct epoch *e, nsec_t now, const struct epoch_even
 		witness(e, g);
 }
 
-/* A second BEGIN of a generation in one membership was sent in this membership: its leader runs, with the quorum, here. So what this host has promised for a higher
- * number never came to a quorum, and never will: it can be taken back. */
+/* A BEGIN may be the echo of an earlier membership. A second one of the same generation was sent in this membership: its leader runs, with the quorum, here. */
+static bool is_second_begin(struct epoch *e, struct generation g)
+{
+	bool second = same_generation(g, e->running);
+	e->running = g;
+	return second;
+}
+
+/* What this host has promised for a higher number than that of a generation that runs never came to a quorum, and never will: it can be taken back. */
 static void on_begin_empty(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	struct generation g = in->message->generation, before = e->lived;
-	bool second = same_generation(g, e->running);
-	e->running = g;
+	bool second = is_second_begin(e, g);
 	on_resume_empty(e, now, in);
-	if (second && !same_generation(g, e->lived))
+	if (second && !(same_generation(g, e->lived) && same_generation(g, e->seen)))
 		witness(e, g);
 	else if (same_generation(before, e->lived) && host_in(in->message->hosts, e->self))
 		say_state(e, EPOCH_UNKNOWN, NULL, 0);   /* sent before its sender saw that I lost my memory; it voids what I have said */
@@ -777,7 +787,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 	const struct message *m = in->message;
 	return same_generation(m->generation, e->seen) && in->from.n == host_lowest(e->participants).n &&
 	       epoch_cmp(m->epoch, epoch_next(e->begun)) == 0 && last_is_settled(e) && m->vm_count == e->config.vm_count &&
-	       subset(e->participants, m->hosts) && subset(m->hosts, e->members);
+	       subset(e->participants, m->hosts) && subset(m->hosts, e->participants | members_that(e, has_joined)) && subset(m->hosts, e->members);
 }
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
@@ -818,11 +828,11 @@ static void join_by_begin(struct epoch *e, nsec_t now, const struct message *m)
 static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
-	bool mine = same_generation(m->generation, e->lived);
+	bool mine = same_generation(m->generation, e->lived), second = is_second_begin(e, m->generation);
 	bool invited = e->invited && mine && host_in(m->hosts, e->self) && m->vm_count == e->config.vm_count && m->epoch.n > 0;
 	if (invited && e->quorate && subset(m->hosts, e->members))
 		join_by_begin(e, now, m);
-	else if (!mine && !host_in(m->hosts, e->self))
+	else if (!mine && !host_in(m->hosts, e->self) && (later(m->generation, e->seen) || second))
 		become_empty(e);
 	else if (host_in(m->hosts, e->self))
 		gather(e, now);   /* it voids what I have said */
@@ -1079,7 +1089,7 @@ static void take_statement(struct epoch *e, const struct epoch_event *in)
 static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
-	bool stated = subset(m->hosts, members_that(e, has_stated)) || MUTANT(any_recover);
+	bool stated = subset(m->hosts, members_that(e, has_stated) & members_that(e, has_joined)) || MUTANT(any_recover);
 	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && stated;
 }
 

@@ -4,7 +4,7 @@
     outside.py nonces PORT            takes what the guest program `nonce` sends (guests/src/nonce.c):
                                       {"highest": newest number seen, "seen": how many numbers' nonces are known,
                                        "undone": [[number, nonce seen first, nonce seen later], …]}
-    outside.py echo ADDRESS:PORT      one TCP connection to an echo; sends n, waits for n, and so on; never connects again:
+    outside.py echo ADDRESS:PORT      one TCP connection to an echo, once it can be had; sends n, waits for n, and so on:
                                       {"echoed": n, "longest_ms": longest wait for an answer, "error": null or why it ended}
 
 Both live on the outside for the whole of a test: what they have seen cannot be taken back.
@@ -43,12 +43,22 @@ def nonces(port):
             report({"highest": highest, "seen": len(known), "undone": undone[:5]})
 
 
+def connect(where):
+    """The connection, as soon as somebody listens there."""
+    while True:
+        try:
+            stream = socket.create_connection(where, timeout=STEP_S * 10)
+            stream.settimeout(None)
+            return stream
+        except OSError:
+            time.sleep(STEP_S)
+
+
 def echo(address_port):
     address, port = address_port.split(":")
     state = {"echoed": 0, "longest_ms": 0, "error": None}
     try:
-        stream = socket.create_connection((address, int(port)), timeout=20)
-        stream.settimeout(None)
+        stream = connect((address, int(port)))
         lines = stream.makefile("rb")
         due = time.monotonic()
         while True:

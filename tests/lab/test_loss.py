@@ -51,21 +51,22 @@ class World:
             vcft.tiny_vm("right", 2, "host2", ["udpseq recv 7000", ECHO, TICK], both, [1]),
             vcft.tiny_vm("third", 3, "host3", ["memwriter 1000 1000", "diskwriter 50 200", TICK], disks=[disk])])
         self.nonces = vcft.Outside(self.lab, "nonces", "7200")
+        self.echo = vcft.Outside(self.lab, "echo", f"{RIGHT_OUTSIDE}:7100")
+        self.mend = None
         self.cluster.up()
         self.cluster.wait_ready(90)
-        self.echo = vcft.Outside(self.lab, "echo", f"{RIGHT_OUTSIDE}:7100")
-        self.third = self.cluster.console("third")
+        self.echo.wait_for("the first answer", lambda s: s["error"] or s["echoed"], 60)
+        third = self.cluster.console("third")
         for program in ("memwriter", "diskwriter"):
-            self.third.wait_for(f"^{program} ok .* passes=[1-9]", 60)
-        self.wait_whole()
-        self.mark()
+            third.wait_for(f"^{program} ok .* passes=[1-9]", 60)
 
-    def wait_whole(self):
+    def make_whole(self):
+        """Brings back what the loss before took away; all VMs have all their backups. What the observers know then: afterwards they must know more."""
+        if self.mend:
+            self.mend()
+            self.mend = None
         self.cluster.wait_protected(60)
         self.cluster.wait_status("three hosts", lambda s: [h["state"] for h in s["hosts"]].count("member") == 2, 30)
-
-    def mark(self):
-        """What the observers know now: afterwards they must know more."""
         self.seen = {"nonce": self.nonces.state["highest"], "echo": self.echo.state["echoed"], "datagram": self.datagrams()["next"]}
 
     def datagrams(self):
@@ -97,14 +98,18 @@ class Loss:
         self.generation = self.cluster.status()["generation"]
         self.survivors = [host for host in self.lab.names if not kind.host_is_lost or host != self.victim]
         self.cluster.first = self.survivors[0]
+        self.marks = {vm: self.cluster.console(vm).mark() for vm in self.cluster.vms}
         self.events = {host: self.cluster.events(host) for host in self.survivors}
-        self.backward = {vm: descents(self.ticks(vm)) for vm in self.cluster.vms}
+        for vm in self.cluster.vms:
+            self.cluster.console(vm).wait_for(r"^tick \d+$", 15, since=self.marks[vm])
+        world.mend = lambda: kind.mend(world, self.victim)
         self.moment = kind.strike(world, self.victim)
         self.recovered = [events.wait_for("recovery-finished", timeout=30, since=self.moment) for events in self.events.values()]
 
     def ticks(self, vm):
-        """The numbers that the VM has counted on the console, where it was before the loss."""
-        return [int(n) for n in re.findall(r"^tick (\d+)$", self.cluster.console(vm).text(self.places[vm]), re.MULTILINE)]
+        """The numbers that the VM has counted on its console since shortly before the loss, on the host where it was then."""
+        host = self.places[vm]
+        return [int(n) for n in re.findall(r"^tick (\d+)$", self.cluster.console(vm).text(host)[self.marks[vm][host]:], re.MULTILINE)]
 
 
 def descents(numbers):
@@ -209,13 +214,9 @@ def make_shared():
 
 @pytest.fixture(scope="module", params=LOSSES, ids=lambda kind: kind.name)
 def loss(request, shared):
-    world = shared.get()
     try:
-        happened = Loss(world, request.param)
-        yield happened
-        request.param.mend(world, happened.victim)
-        world.wait_whole()
-        world.mark()
+        shared.get().make_whole()
+        return Loss(shared.get(), request.param)
     except BaseException:
         shared.broken()
         raise
@@ -243,7 +244,7 @@ def test_rollback(loss):
         loss.cluster.console(vm).wait_for(r"^tick \d+$", 15, since=mark)
         assert not skips(loss.ticks(vm)), vm
         if loss.kind.host_is_lost:                          # noticed after a while, in which some ticks were counted in vain
-            assert descents(loss.ticks(vm)) > loss.backward[vm], vm
+            assert descents(loss.ticks(vm)) > 0, vm
 
 
 def test_inflight(loss):
@@ -277,27 +278,17 @@ def fabric(lab, host, state):
 
 
 @pytest.fixture
-def world(shared):
-    made = shared.get()
+def world(shared, request):
+    """The cluster, whole. If the test does not come to its end, or leaves trouble behind, the next one gets a new one."""
     try:
-        yield made
-        made.wait_whole()
-        made.mark()
-    except BaseException:
-        shared.broken()
-        raise
+        shared.get().make_whole()
+        yield shared.get()
+    finally:
+        if getattr(request.node, "came_to_its_end", False) is False:
+            shared.broken()
 
 
-@pytest.fixture
-def keep(shared):
-    """Says that the test has not come to its end: what is shared is made anew."""
-    done = []
-    yield done.append
-    if not done:
-        shared.broken()
-
-
-def test_partition_with_a_way_outside(world, keep):
+def test_partition_with_a_way_outside(world, request):
     """P4: a host that is alone runs nothing that the outside could see, although it could reach it; afterwards it takes its place."""
     victim = world.place("left")
     others = [host for host in world.lab.names if host != victim]
@@ -318,14 +309,15 @@ def test_partition_with_a_way_outside(world, keep):
     world.echo.wait_for("answers", lambda s: s["error"] or s["echoed"] > world.seen["echo"] + 20, 20)
     assert world.echo.state["error"] is None
     assert world.nonces.state["undone"] == []
-    keep(True)
+    request.node.came_to_its_end = True
 
 
-def test_partition_without_a_majority(world, keep):
+def test_partition_without_a_majority(world, request):
     """P4, P5: the last of three hosts is silent; when another one comes back it brings everything back from its images."""
     last = "host2"
     world.cluster.first = last
     events = world.cluster.events(last)
+    world.mend = lambda: world.lab.start("host3")
     world.lab.kill("host1")
     world.lab.kill("host3")
     world.cluster.wait_status("no quorum", lambda s: s["state"] == "no quorum", 10)
@@ -334,7 +326,6 @@ def test_partition_without_a_majority(world, keep):
     assert {vm: world.cluster.console(vm).text(last) for vm in world.cluster.vms} == consoles
     assert world.nonces.state["undone"] == []
     events.wait_for("recovery-finished", timeout=30, since=started)
-    world.lab.start("host3")
     wanted = world.seen["datagram"] + SEND_RATE
     state = vcft.wait_until(f"number {wanted}", lambda: (s := world.datagrams())["next"] >= wanted and s, 20, step=0.5)
     assert state == {**state, "seen": state["next"], "missing": 0, "double": 0, "late": 0, "bad": 0, "dropped": 0}
@@ -344,4 +335,4 @@ def test_partition_without_a_majority(world, keep):
     third = world.cluster.console("third")
     third.wait_for("^diskwriter ok", 15, since=third.mark())
     assert third.find(vcft.GUEST_FAIL) is None
-    keep(True)
+    request.node.came_to_its_end = True

@@ -207,6 +207,8 @@ void check_release(struct host *h, struct frame *f)
 
 static bool may_stop_vms(const struct epoch_event *e)
 {
+	if (e->type == EPOCH_EV_MESSAGE && e->message->type == MESSAGE_HELLO)
+		return e->message->hello.state == HELLO_EMPTY;
 	if (e->type == EPOCH_EV_MESSAGE)
 		return e->message->type == MESSAGE_TROUBLE || e->message->type == MESSAGE_STATE || e->message->type == MESSAGE_DOWN ||
 		       e->message->type == MESSAGE_BEGIN || e->message->type == MESSAGE_RESUME || e->message->type == MESSAGE_RECOVER;

@@ -179,7 +179,7 @@ static void wrong_parameters_are_refused(void)
 		{ { "colour=red" }, "unknown parameter colour=" },
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-		const char *argv[12] = { "nbdkit", "-f", "-U", "-", s.spec.plugin };
+		const char *argv[12] = { "nbdkit", "-f", "-U", s.spec.socket, s.spec.plugin };
 		g_autofree char *said = NULL;
 		int status;
 		for (unsigned k = 0; cases[i].argument[k]; k++)
