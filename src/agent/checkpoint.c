@@ -130,6 +130,7 @@ void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 		if (!agent_has(a, i))
 			continue;
 		unsigned n = backups_of(a, act->placement[i].backups, backups);
+		a->complete_at_place[i] &= act->placement[i].backups;   /* who misses an epoch is behind: it is filled anew */
 		machine_capture(a->machines[i], act->generation, act->epoch, backups, n, a->complete_at_place[i]);
 	}
 }

@@ -30,6 +30,7 @@ struct machine {
 	/* worker's */
 	struct vm *vm;
 	struct disk *disk[VCFT_DISK_MAX];
+	struct epoch_id disk_at[VCFT_DISK_MAX]; /* its overlay is exactly this epoch */
 	struct disk_log *log[VCFT_DISK_MAX];
 	struct image *shadow;
 	struct source *source;
@@ -294,6 +295,7 @@ static bool disks_start(struct machine *m, struct epoch_id c, GError **error)
 		m->disk[i] = disk_start(&spec, epoch_next(c), error);
 		if (!m->disk[i])
 			return false;
+		m->disk_at[i] = c;
 	}
 	return true;
 }
@@ -445,9 +447,11 @@ static void job_record(struct machine *m, struct job *job)
 static bool disks_commit(struct machine *m, struct epoch_id r, GError **error)
 {
 	loans_end(m);
-	for (unsigned i = 0; i < m->o.config->disk_count; i++)
+	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
 		if (!disk_commit(m->disk[i], r, error))
 			return false;
+		m->disk_at[i] = r;
+	}
 	return true;
 }
 
@@ -565,10 +569,29 @@ static void forget_pending(struct machine *m, struct epoch_id c)
 	loans_end(m);
 }
 
+/* An nbdkit that has ended took the logs along: where the overlay is at c nothing else is needed, and disks_start() makes a new one. */
+static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError **error)
+{
+	g_autoptr(GError) why = NULL;
+	if (!m->disk[i])
+		return true;
+	if (disk_rollback(m->disk[i], c, &why)) {
+		m->disk_at[i] = c;
+		return true;
+	}
+	if (epoch_cmp(m->disk_at[i], c)) {
+		g_propagate_error(error, g_steal_pointer(&why));
+		return false;
+	}
+	g_message("%s: %s; started anew", m->o.config->name, why->message);
+	disk_stop(g_steal_pointer(&m->disk[i]));
+	return true;
+}
+
 static bool disks_rollback(struct machine *m, struct epoch_id c, GError **error)
 {
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
-		if (m->disk[i] && !disk_rollback(m->disk[i], c, error))
+		if (!disk_back(m, i, c, error))
 			return false;
 	return true;
 }

@@ -787,7 +787,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 	const struct message *m = in->message;
 	return same_generation(m->generation, e->seen) && in->from.n == host_lowest(e->participants).n &&
 	       epoch_cmp(m->epoch, epoch_next(e->begun)) == 0 && last_is_settled(e) && m->vm_count == e->config.vm_count &&
-	       subset(e->participants, m->hosts) && subset(m->hosts, e->participants | members_that(e, has_joined)) && subset(m->hosts, e->members);
+	       subset(e->participants, m->hosts);
 }
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
@@ -810,8 +810,6 @@ static void on_begin(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	if (is_valid_begin(e, in))
 		begin_epoch(e, now, in->message);
-	else if (in->from.n == e->self.n)
-		e->begin_sent = false;   /* a newcomer has left meanwhile: all drop it, the next one is without it */
 }
 
 /* A host that was invited becomes a participant. How the epochs before this one ended it need not know: it has no part of them. */
@@ -830,7 +828,7 @@ static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_eve
 	const struct message *m = in->message;
 	bool mine = same_generation(m->generation, e->lived), second = is_second_begin(e, m->generation);
 	bool invited = e->invited && mine && host_in(m->hosts, e->self) && m->vm_count == e->config.vm_count && m->epoch.n > 0;
-	if (invited && e->quorate && subset(m->hosts, e->members))
+	if (invited)
 		join_by_begin(e, now, m);
 	else if (!mine && !host_in(m->hosts, e->self) && (later(m->generation, e->seen) || second))
 		become_empty(e);
@@ -1016,10 +1014,11 @@ static host_mask next_participants(const struct epoch *e)
 	return out;
 }
 
-/* Step 8. */
+/* Step 8. Everybody's HELLO is here, or it would be dropped. */
 static void begin(struct epoch *e, nsec_t now)
 {
 	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate || e->begin_sent || !last_is_settled(e) ||
+	    !subset(e->participants, members_that(e, has_joined)) ||
 	    (!e->wanted && now - e->begun_at < e->config.interval))
 		return;
 	MUST("E8", e->quorate && subset(e->participants, e->members));
@@ -1070,7 +1069,7 @@ static void on_down(struct epoch *e, nsec_t now, const struct epoch_event *in)
 /* ---- who has said what ----
  *
  * The STATEs that count are the same for all members, whatever state they are in: they depend on the members and on what has been delivered, and on nothing else. So all
- * agree whether a RECOVER is valid. A STATE counts until its sender takes part in something that changes what it holds. */
+ * agree whether a RECOVER or a BEGIN is valid. A STATE counts until its sender takes part in something that changes what it holds. */
 
 static void take_statement(struct epoch *e, const struct epoch_event *in)
 {
@@ -1101,6 +1100,10 @@ static bool follow_statements(struct epoch *e, const struct epoch_event *in)
 		take_statement(e, in);
 	if (m->type == MESSAGE_RECOVER && !is_valid_recover(e, in))
 		return false;
+	if (m->type == MESSAGE_BEGIN && !subset(m->hosts, members_that(e, has_joined))) {   /* of an earlier membership: somebody has left, or come back empty */
+		e->begin_sent = e->begin_sent && in->from.n != e->self.n;
+		return false;
+	}
 	if (m->type == MESSAGE_RECOVER || m->type == MESSAGE_BEGIN)
 		forget_statements(e, m->hosts);
 	return true;

@@ -114,6 +114,8 @@ static void look_at(struct host *h, uint32_t vm)
 	if (generation_cmp(s->generation, h->sink_generation) == 0 && v->stage.there && v->stage.epoch.n != s->stage.epoch.n)
 		return;
 	v->waiting = NULL;
+	if (epoch_cmp(s->stage.epoch, h->capture) < 0)
+		return;   /* of an epoch that is over: its sender does not wait for it any more */
 	bool fits = s->stage.fresh || (v->image.there && v->image.epoch.n == s->stage.base.n);
 	if (generation_cmp(s->generation, h->sink_generation) < 0 || !h->configured || v->here || !fits || h->frozen ||
 	    sim_chance(h->world, h->world->plan.refuse)) {
