@@ -51,7 +51,7 @@ def connect(where):
             stream.settimeout(None)
             return stream
         except OSError:
-            time.sleep(STEP_S)
+            time.sleep(STEP_S)  # the pace of what is sent
 
 
 def echo(address_port):
