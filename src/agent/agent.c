@@ -360,8 +360,8 @@ static void on_tunnel(void *data)
 	struct epoch_view view;
 	epoch_view(note->agent->core, &view);
 	p->reachable = note->up;
-	if (note->up || view.state != EPOCH_RUNNING)
-		return;
+	if (note->up || view.state != EPOCH_RUNNING || !host_in(view.participants, note->host))
+		return;   /* a host that comes back closes the tunnel of its former life: nothing of ours is in it */
 	p->tunnel_lost = clock_now();
 	g_timeout_add_full(G_PRIORITY_DEFAULT, TUNNEL_GRACE_MS, tunnel_grace_over, g_memdup2(note, sizeof *note), g_free);
 }

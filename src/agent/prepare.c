@@ -64,8 +64,9 @@ static gpointer work_run(gpointer data)
 	w->result->vm_count = w->vm_count;
 	for (unsigned v = 0; v < w->vm_count; v++)
 		w->result->bases[v] = bases_of(w->images[v], w->cache_dir, w->result->blocks[v], &w->result->why[v]);
-	post_box_send(w->box, work_tell, w, work_free);
-	post_box_unref(w->box);
+	struct post_box *box = w->box;
+	post_box_send(box, work_tell, w, work_free);   /* w is the loop's from here on */
+	post_box_unref(box);
 	return NULL;
 }
 
