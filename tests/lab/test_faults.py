@@ -1,0 +1,63 @@
+"""test_faults.py - P7: a checkpoint that fails leaves the VMs running and the one before intact; the next one commits.
+
+Every named fault (src/base/faults.def) that a checkpoint can meet is ordered once, on all hosts, before anything starts. So the first
+checkpoints fail one after the other, each at another place. Images are verified at every epoch.
+"""
+
+import os
+import re
+
+import pytest
+
+import vcft
+
+pytestmark = pytest.mark.limit(120)
+
+# fault: what the agent says when it has given up a checkpoint for it. None: nothing fails (soft), or it is not this checkpoint that shows it.
+CAPTURE = {
+    "capture-hook": "fault: capture-hook",
+    "capture-pages": "no memory for",
+    "capture-devices": "the device state is not whole",
+    "disk-seal": "seal: a fault was ordered",
+    "track-scan": None,
+}
+STORE = {
+    "send-torn": "a backup failed or refused",
+    "send-checksum": "a backup failed or refused",
+    "stage-refused": "a backup failed or refused",
+    "stage-slow": None,
+    "group-busy": None,
+}
+EPOCHS = 15
+
+
+def given_up(lab):
+    """What the agents have said of checkpoints that were given up."""
+    return re.findall(r"checkpoint \d+ of \w+ is given up: (.*)", lab.log_tails(1000))
+
+
+def run_with(faults):
+    """A cluster that meets these faults, until checkpoints commit again and again; its guest has checked its memory and its disk."""
+    with vcft.Lab(3, environment={"VIRTCFT_FAULTS": ",".join(faults)}) as lab:
+        disk = os.path.join(lab.scratch.name, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(16 << 20)
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000", "diskwriter 50 200"], disks=[disk])])
+        events = cluster.events("host1")
+        cluster.up()
+        events.wait_for("checkpoint-committed", lambda e: e["epoch"] >= EPOCHS, 40)
+        for program in ("memwriter", "diskwriter"):
+            cluster.console("busy").wait_for(f"^{program} ok .* passes=[1-9]", 60)
+        cluster.wait_protected(60)
+        assert cluster.console("busy").find(vcft.GUEST_FAIL) is None
+        assert len(events.all("recovery-finished")) == 1, "only the start"
+        assert [host["agent"] for host in lab.status()["hosts"]] == [True] * 3
+        return given_up(lab), events.all("checkpoint-aborted")
+
+
+@pytest.mark.parametrize("faults", [CAPTURE, STORE], ids=["capture", "store"])
+def test_faults(faults, tiny_guest):
+    reasons, aborted = run_with(faults)
+    for fault, reason in faults.items():
+        assert reason is None or any(reason in given for given in reasons), fault
+    assert len(aborted) >= len([reason for reason in set(faults.values()) if reason])
