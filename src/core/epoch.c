@@ -14,7 +14,8 @@
  *   5 propose   STATE from all        → RECOVER                               } the leader alone
  *   6 resume    READY from all        → RESUME                                }
  *   7 give up   out of patience       → ABORT                                 }
- *   8 begin     the interval is over  → BEGIN; last, so that it sees all above }
+ *   8 begin     the interval is over  → BEGIN; behind all above, so that it sees them  }
+ *   9 ask       answers are missing   → READY(0), by whoever waits
  *
  * Nothing of a message is believed that its sender could not say: wrong generation, state, sender or participant and it is dropped.
  * Thread: the caller's. Left out: how members are found (group/), how VMs are captured, placed and run (agent/). */
@@ -28,9 +29,11 @@
 #include <string.h>
 
 #define STATES 4u
-#define SENDS_MAX 4u
+#define UNLIVED_MAX 6u
+#define SENDS_MAX (UNLIVED_MAX + 3u)
 #define EPOCH_UNKNOWN epoch_of(UINT64_MAX)   /* in STATE: a newcomer's newest committed */
 #define HOST_FOR(h, set) for (struct host_id h = host_lowest(set); h.n; h = host_lowest((set) & ~host_bit(h) & -host_bit(h)))
+#define ASK_AGAIN NSEC_PER_SEC               /* whoever waits for a HELLO or a STATE asks for it after this */
 #define INVITE_AGAIN NSEC_PER_SEC            /* an empty host that has not joined is invited again, in case that it missed it */
 #define SETTLE NSEC_PER_SEC                  /* defaults of the configuration's settle and retry */
 #define RETRY NSEC_PER_SEC
@@ -41,16 +44,20 @@ struct member {
 	bool heard, joined;                  /* HELLO */
 	bool stated;                         /* STATE for this membership, and nothing since that changes it */
 	struct generation lived, seen;
+	struct generation taken;             /* the last RECOVER that it is a participant of: a STATE from before is void */
 	struct epoch_id committed;           /* STATE */
 	struct epoch_id known;               /* KNOWN of this generation */
-	uint32_t count;
-	struct message_holding holding[VCFT_VM_MAX];
+	uint32_t count;                      /* of its holdings: epoch.holding */
+	unsigned unlived_count;
+	struct generation unlived[UNLIVED_MAX];   /* RECOVERs that it has acted on, besides seen, and never saw resumed */
 };
 
 struct epoch {
 	struct host_id self;
 	enum epoch_state state;
 	struct generation lived, seen;
+	unsigned unlived_count;
+	struct generation unlived[UNLIVED_MAX];   /* as in struct member; the newest are kept */
 	struct generation issued;            /* my last RECOVER: no number is ever used twice */
 	host_mask members;
 	bool quorate;
@@ -85,23 +92,28 @@ struct epoch {
 	nsec_t suspect_until[VCFT_VM_MAX], suspect_for[VCFT_VM_MAX];
 
 	host_mask avoid[VCFT_VM_MAX];        /* hosts that could not place the VM, until an epoch commits */
+	nsec_t waiting_since;                /* for somebody's HELLO or STATE */
 	uint64_t report;
 	bool reporting, lost, was_protected;
 
 	/* the step */
 	struct epoch_action *out;
 	size_t out_count, send_count;
-	struct message send[SENDS_MAX];
 	struct message_placement shown[VCFT_VM_MAX];   /* what actions point to */
 	struct message_placement viewed[VCFT_VM_MAX];  /* what the view points to */
+
+	/* not cleared at the start: read only as far as written */
+	struct message send[SENDS_MAX];
+	struct message_holding holding[VCFT_HOST_MAX + 1][VCFT_VM_MAX];
 };
 
 /* ---- small things ---- */
 
 struct epoch *epoch_new(struct host_id self)
 {
-	struct epoch *e = calloc(1, sizeof *e);
+	struct epoch *e = malloc(sizeof *e);
 	MUST("E0", e && self.n >= 1 && self.n <= VCFT_HOST_MAX);
+	memset(e, 0, offsetof(struct epoch, send));
 	e->self = self;
 	return e;
 }
@@ -167,6 +179,13 @@ static void invite(struct epoch *e, nsec_t now)
 	e->invited_at = now;
 }
 
+/* A STATE without hosts tells no more than one generation of which this host is a participant and in which it has not lived. */
+static void say_unlived(struct epoch *e)
+{
+	for (unsigned i = 0; i < e->unlived_count; i++)
+		say(e, MESSAGE_STATE)->generation = e->unlived[i];
+}
+
 static void say_state(struct epoch *e, struct epoch_id committed, const struct message_holding *holdings, uint32_t count)
 {
 	struct message *m = say(e, MESSAGE_STATE);
@@ -185,8 +204,10 @@ static void report(struct epoch *e)
 
 static void forget_statements(struct epoch *e, host_mask hosts)
 {
-	HOST_FOR(h, hosts)
+	HOST_FOR(h, hosts) {
 		e->of[h.n].stated = false;
+		e->of[h.n].unlived_count = 0;
+	}
 	e->proposed = false;
 }
 
@@ -218,18 +239,8 @@ static void become_empty(struct epoch *e)
 	say_state(e, EPOCH_UNKNOWN, NULL, 0);
 }
 
-/* A start from power-off waits for all members. A host that has lost its configuration meanwhile is asked again, but not if one lives in a
- * generation already: taking part in a start, it would forget that. */
-static void invite_to_start(struct epoch *e, nsec_t now)
-{
-	host_mask joined = members_that(e, has_joined), empty = members_that(e, is_empty);
-	bool mine = e->state == EPOCH_GATHER && e->lived.n == 0 && host_lowest(joined).n == e->self.n;
-	if (mine && empty && (joined | empty) == e->members && members_that(e, lives_nowhere) == e->members)
-		invite(e, now);
-}
-
 /* E4: from here on STORED and KNOWN of this generation mean nothing to this host. */
-static void gather(struct epoch *e, nsec_t now)
+static void gather(struct epoch *e)
 {
 	if (e->state != EPOCH_GATHER && e->state != EPOCH_EMPTY)
 		act(e, EPOCH_ACT_FREEZE);
@@ -237,7 +248,6 @@ static void gather(struct epoch *e, nsec_t now)
 	e->proposed = e->wanted = false;
 	say_hello(e);
 	report(e);
-	invite_to_start(e, now);
 }
 
 /* The agent starts to read it, which may take a while. */
@@ -261,6 +271,7 @@ static bool is_overtaken(const struct epoch *e, struct generation g)
 
 static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
+	(void)now;
 	bool fresh = in->generation.n == 0, overtaken = is_overtaken(e, in->generation);
 	struct generation lived = fresh || later(in->generation, e->lived) ? in->generation : e->lived;
 	e->reading = false;
@@ -278,8 +289,9 @@ static void on_configured(struct epoch *e, nsec_t now, const struct epoch_event 
 	if (!fresh)
 		e->seen = lived;
 	e->invited = e->newcomer = !fresh;
+	e->unlived_count = 0;
 	remember(e);
-	gather(e, now);
+	gather(e);
 }
 
 /* A host that has not lived in the generation that it was rolled back for may have got streams of those that have: other epochs, by the same numbers. */
@@ -296,6 +308,7 @@ static void on_holdings(struct epoch *e, nsec_t now, const struct epoch_event *i
 	if (!e->reporting || (in->report && in->report != e->report))
 		return;
 	e->reporting = false;
+	say_unlived(e);
 	say_state(e, e->newcomer && !MUTANT(newcomer_knows) ? EPOCH_UNKNOWN : e->committed, in->holdings, in->count);
 	drop_foreign_stages(e, &e->send[e->send_count - 1]);
 }
@@ -307,7 +320,7 @@ static void lose_members(struct epoch *e, host_mask gone)
 	HOST_FOR(h, gone) {
 		struct member *m = &e->of[h.n];
 		m->heard = m->joined = m->stated = false;
-		m->lived = m->seen = (struct generation){ 0 };
+		m->lived = m->seen = m->taken = (struct generation){ 0 };
 		m->count = 0;
 	}
 }
@@ -343,7 +356,7 @@ static void on_membership(struct epoch *e, nsec_t now, const struct epoch_event 
 	if (e->state == EPOCH_EMPTY && (gone || came))
 		say_state(e, EPOCH_UNKNOWN, NULL, 0);
 	else if (e->state == EPOCH_GATHER ? gone || came : is_joined(e) && generation_is_over(e))
-		gather(e, now);
+		gather(e);
 }
 
 static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -362,13 +375,16 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 		from->lived = m->generation;
 		forget_statements(e, host_bit(in->from));
 	}
+	if (!joined) {   /* it says so again: ask it again */
+		from->taken = (struct generation){ 0 };
+		e->proposed = false;
+	}
 	if (e->state == EPOCH_RUNNING && same_generation(m->generation, e->seen))
 		e->live_here |= host_bit(in->from);
 	if ((e->state == EPOCH_PLACING || e->state == EPOCH_RUNNING) && !joined && host_in(e->participants, in->from))
-		gather(e, now);   /* it holds nothing any more: as good as lost */
+		gather(e);   /* it holds nothing any more: as good as lost */
 	if (e->state == EPOCH_RUNNING && is_leader(e) && !joined)
 		invite(e, now);
-	invite_to_start(e, now);
 }
 
 /* ---- a recovery: choosing what to go back to ---- */
@@ -376,12 +392,13 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 /* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
 static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
+	(void)now;
 	const struct message *m = in->message;
 	bool participant = host_in(e->participants, in->from);
 	if (m->hosts != e->members)
 		return;
 	if (participant && in->from.n != e->self.n && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
-		gather(e, now);
+		gather(e);
 	if (e->state == EPOCH_RUNNING && is_leader(e) && e->of[in->from.n].joined && !participant)
 		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */
 }
@@ -400,21 +417,29 @@ static host_mask lineage(const struct epoch *e, struct generation w)
 	return out | direct;
 }
 
-/* E9: has `later_one` certainly released nothing? So if one of these hosts took part in it, or in a later one, and does not live in it: a release
- * needed its KNOWN. */
-static bool never_released(const struct epoch *e, host_mask hosts, struct generation later_one)
+/* E9: has generation g certainly released nothing, now and for ever? So if one of these hosts is a participant of it and does not live in it: a release needs its KNOWN. */
+static bool never_released(const struct epoch *e, host_mask hosts, struct generation g)
 {
 	HOST_FOR(h, hosts)
-		if (!later(later_one, e->of[h.n].seen) && later(later_one, e->of[h.n].lived))
-			return true;
+		for (unsigned i = 0; i <= e->of[h.n].unlived_count; i++) {
+			struct generation acted = i ? e->of[h.n].unlived[i - 1] : e->of[h.n].seen;
+			if (same_generation(acted, g) && later(g, e->of[h.n].lived))
+				return true;
+		}
 	return false;
 }
 
+/* The number that DOWN left has no leader: nothing has ever run by it. It keeps the old cluster from coming back, not a new one from starting. */
+static bool is_of_down(struct generation g) { return (g.n & ((1u << EPOCH_LEADER_BITS) - 1)) == 0; }
+
 static bool may_start_from(const struct epoch *e, struct generation w, host_mask hosts)
 {
-	HOST_FOR(h, e->members & ~hosts)
-		if (later(e->of[h.n].lived, w) && !MUTANT(ignore_witness) && !never_released(e, hosts, e->of[h.n].lived))
+	HOST_FOR(h, e->members & ~hosts) {
+		struct generation lived = e->of[h.n].lived;
+		bool harmless = !later(lived, w) || (w.n == 0 && is_of_down(lived)) || never_released(e, hosts, lived);
+		if (!harmless && !MUTANT(ignore_witness))
 			return false;
+	}
 	return true;
 }
 
@@ -434,7 +459,7 @@ static bool place_at(const struct epoch *e, host_mask hosts, struct epoch_id c, 
 	struct host_id live[VCFT_VM_MAX] = { 0 };
 	HOST_FOR(h, hosts)
 		for (uint32_t i = 0; i < e->of[h.n].count; i++) {
-			const struct message_holding *held = &e->of[h.n].holding[i];
+			const struct message_holding *held = &e->holding[h.n][i];
 			if (held->live && live[held->vm.n].n == 0)
 				live[held->vm.n] = h;
 			if (is_usable(held, c))
@@ -465,8 +490,8 @@ static struct epoch_id newest_staged(const struct epoch *e, host_mask hosts)
 	struct epoch_id r = { 0 };
 	HOST_FOR(h, hosts)
 		for (uint32_t i = 0; i < e->of[h.n].count; i++)
-			if (epoch_cmp(e->of[h.n].holding[i].staged, r) > 0)
-				r = e->of[h.n].holding[i].staged;
+			if (epoch_cmp(e->holding[h.n][i].staged, r) > 0)
+				r = e->holding[h.n][i].staged;
 	return r;
 }
 
@@ -487,7 +512,7 @@ static bool choose_before(const struct epoch *e, host_mask hosts, struct epoch_i
 	HOST_FOR(h, hosts)
 		if (knows_less(&e->of[h.n], newest)) {
 			*ret_c = e->of[h.n].committed;
-			return !MUTANT(never_fall_back) && place_at(e, hosts, *ret_c, out, &ignored);
+			return place_at(e, hosts, *ret_c, out, &ignored);
 		}
 	return false;
 }
@@ -547,15 +572,30 @@ static struct generation next_generation(const struct epoch *e)
 	return (struct generation){ ((newest_seen(e).n >> EPOCH_LEADER_BITS) + 1) << EPOCH_LEADER_BITS | e->self.n };
 }
 
+/* A start from power-off waits for all members: they read the configuration, or have lost it, or live in a generation already. Taking part in a start they
+ * forget that, so they are asked only if that generation can have released nothing. */
+static void wait_for_all(struct epoch *e, nsec_t now, host_mask joined)
+{
+	if (host_lowest(joined).n != e->self.n)
+		return;
+	e->proposed = true;
+	if (may_start_from(e, (struct generation){ 0 }, joined))
+		invite(e, now);
+	else
+		say(e, MESSAGE_LOST);
+}
+
 /* Step 5. Everybody's HELLO and STATE are here; what the leader says now all can check. */
-static void propose(struct epoch *e)
+static void propose(struct epoch *e, nsec_t now)
 {
 	host_mask joined = members_that(e, has_joined);
 	bool quorate = e->quorate || MUTANT(recover_without_quorum);
 	if (e->state != EPOCH_GATHER || e->proposed || !quorate || members_that(e, has_stated) != e->members || !joined)
 		return;
-	if (joined != e->members && subset(joined, members_that(e, lives_nowhere)))
-		return;   /* `up`: others still read the configuration, maybe with the memory of a cluster that was ended */
+	if (joined != e->members && subset(joined, members_that(e, lives_nowhere))) {
+		wait_for_all(e, now, joined);
+		return;
+	}
 	struct choice choice;
 	bool found = choose(e, &choice, e->shown);
 	if (host_lowest(found ? choice.hosts : joined).n != e->self.n)
@@ -579,8 +619,8 @@ static void propose(struct epoch *e)
 static void on_lost(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now, (void)in;
-	struct choice choice;
-	if (e->lost || members_that(e, has_stated) != e->members || choose(e, &choice, e->shown))
+	struct choice choice = { .lost = { VCFT_VM_MAX } };
+	if (e->lost || (members_that(e, has_stated) == e->members && choose(e, &choice, e->shown)))
 		return;
 	e->lost = true;
 	act(e, EPOCH_ACT_LOST)->vm = choice.lost;
@@ -624,8 +664,18 @@ static void forget_known(struct epoch *e)
 		e->of[h].known = epoch_of(0);
 }
 
+static void note_unlived(struct epoch *e)
+{
+	if (!later(e->seen, e->lived))
+		return;
+	if (e->unlived_count == UNLIVED_MAX)
+		memmove(e->unlived, e->unlived + 1, --e->unlived_count * sizeof e->unlived[0]);
+	e->unlived[e->unlived_count++] = e->seen;
+}
+
 static void start_generation(struct epoch *e, const struct message *m)
 {
+	note_unlived(e);
 	e->seen = m->generation;
 	e->participants = m->hosts;
 	e->electors = e->members;
@@ -670,9 +720,46 @@ static void on_placed(struct epoch *e, nsec_t now, const struct epoch_event *in)
 		say(e, MESSAGE_READY);
 }
 
-static void on_ready(struct epoch *e, nsec_t now, const struct epoch_event *in)
+/* READY(0) is a question: say again who you are and what you hold. */
+static void on_question(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
+	if (in->message->generation.n != 0 || in->from.n == e->self.n)
+		return;
+	say_hello(e);
+	if (e->state == EPOCH_EMPTY)
+		say_state(e, EPOCH_UNKNOWN, NULL, 0);
+	else if (e->state == EPOCH_GATHER)
+		report(e);
+}
+
+static bool waits_for_answers(const struct epoch *e)
+{
+	host_mask heard = members_that(e, has_joined) | members_that(e, is_empty);
+	return heard != e->members || (e->state == EPOCH_GATHER && members_that(e, has_stated) != e->members);
+}
+
+/* Step 9. The group loses nothing; but a membership may be told to two hosts in different steps, and what one said between them the other has not counted. */
+static void ask(struct epoch *e, nsec_t now)
+{
+	if (!waits_for_answers(e)) {
+		e->waiting_since = now;
+		return;
+	}
+	if (now - e->waiting_since < or_default(e->config.retry, ASK_AGAIN))
+		return;
+	e->waiting_since = now;
+	say(e, MESSAGE_READY)->generation = (struct generation){ 0 };
+	say_hello(e);
+	if (e->state == EPOCH_EMPTY)
+		say_state(e, EPOCH_UNKNOWN, NULL, 0);
+	else if (e->state == EPOCH_GATHER)
+		report(e);
+}
+
+static void on_ready(struct epoch *e, nsec_t now, const struct epoch_event *in)
+{
+	on_question(e, now, in);
 	if (same_generation(in->message->generation, e->seen))
 		e->ready |= host_bit(in->from) & e->electors;
 }
@@ -684,7 +771,7 @@ static void resume(struct epoch *e)
 		return;
 	if (!subset(e->participants, e->ready) && !MUTANT(resume_before_ready))
 		return;
-	if (!makes_quorum(e, e->ready) && !MUTANT(resume_by_few) && !MUTANT(recover_without_quorum))
+	if (!makes_quorum(e, e->ready) && !MUTANT(recover_without_quorum))
 		return;
 	e->resume_sent = true;
 	say(e, MESSAGE_RESUME);
@@ -696,14 +783,11 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 		return;
 	e->state = EPOCH_RUNNING;
 	e->lived = e->seen;
+	e->unlived_count = 0;
 	e->begun_at = now;
 	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + or_default(e->config.settle, SETTLE) : now;
-	HOST_FOR(h, e->participants)
-		e->of[h.n].lived = e->lived;
 	remember(e);
 	act_epoch(e, EPOCH_ACT_RUN, e->committed);
-	if (MUTANT(release_at_resume))
-		act_epoch(e, EPOCH_ACT_RELEASE, e->released = e->committed);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
 }
 
@@ -763,7 +847,7 @@ static void on_trouble(struct epoch *e, nsec_t now, const struct epoch_event *in
 		return;
 	if (e->state == EPOCH_PLACING && m->vm.n < VCFT_VM_MAX)
 		e->avoid[m->vm.n] |= host_bit(in->from);
-	gather(e, now);
+	gather(e);
 }
 
 static void on_trouble_here(struct epoch *e, nsec_t now, const struct epoch_event *in)
@@ -792,7 +876,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 {
-	if (e->aborted && !MUTANT(discard_at_once))
+	if (e->aborted)
 		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 	e->begun = m->epoch;
 	e->begun_at = now;
@@ -808,8 +892,11 @@ static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 
 static void on_begin(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
+	const struct message *m = in->message;
 	if (is_valid_begin(e, in))
-		begin_epoch(e, now, in->message);
+		begin_epoch(e, now, m);
+	else if (same_generation(m->generation, e->seen) && epoch_cmp(m->epoch, epoch_next(e->begun)) > 0)
+		gather(e);   /* I have missed something that the others have not: start again, together */
 }
 
 /* A host that was invited becomes a participant. How the epochs before this one ended it need not know: it has no part of them. */
@@ -833,7 +920,7 @@ static void on_begin_outside(struct epoch *e, nsec_t now, const struct epoch_eve
 	else if (!mine && !host_in(m->hosts, e->self) && (later(m->generation, e->seen) || second))
 		become_empty(e);
 	else if (host_in(m->hosts, e->self))
-		gather(e, now);   /* it voids what I have said */
+		gather(e);   /* it voids what I have said */
 }
 
 static bool has_vms_here(const struct epoch *e) { return host_in(e->with_vms, e->self); }
@@ -852,6 +939,8 @@ static void on_stored_here(struct epoch *e, nsec_t now, const struct epoch_event
 		m->stored[i].vm = in->stored[i].vm;
 		m->stored[i].complete = in->stored[i].complete;
 	}
+	if (MUTANT(apply_before_commit))
+		act_epoch(e, EPOCH_ACT_COMMIT, e->applied = e->begun);
 }
 
 /* After an ABORT of the same epoch by another host this one still tells of its backups that failed. */
@@ -874,8 +963,7 @@ static void on_stored(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
 	const struct message *m = in->message;
-	bool mine = same_generation(m->generation, e->seen) || MUTANT(accept_old_messages);
-	if (!mine || epoch_cmp(m->epoch, e->begun) != 0 || !is_open(e))
+	if (!same_generation(m->generation, e->seen) || epoch_cmp(m->epoch, e->begun) != 0 || !is_open(e))
 		return;
 	for (uint32_t i = 0; i < m->vm_count; i++) {
 		uint32_t v = m->stored[i].vm.n;
@@ -903,8 +991,6 @@ static void on_abort(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	suspect(e, now, m->vm, m->hosts);
 	if (epoch_cmp(m->epoch, e->begun) == 0 && is_open(e) && !MUTANT(commit_after_abort))
 		e->aborted = true;
-	if (MUTANT(discard_at_once) && e->aborted)
-		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 }
 
 static bool is_protected(const struct epoch *e)
@@ -940,15 +1026,17 @@ static void commit(struct epoch *e)
 	e->was_protected = e->was_protected || is_protected(e);
 	show(e);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
-	if (MUTANT(apply_at_stored))
-		act_epoch(e, EPOCH_ACT_COMMIT, e->applied = e->committed);
 }
 
 static void on_known(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
-	if (!same_generation(in->message->generation, e->seen) && !MUTANT(accept_old_messages))
+	if (!same_generation(in->message->generation, e->seen))
 		return;
+	if (epoch_cmp(in->message->epoch, e->begun) > 0) {   /* I have missed a BEGIN that the others have not */
+		gather(e);
+		return;
+	}
 	e->live_here |= host_bit(in->from);
 	if (epoch_cmp(in->message->epoch, e->of[in->from.n].known) > 0)
 		e->of[in->from.n].known = in->message->epoch;
@@ -984,7 +1072,7 @@ static void release(struct epoch *e)
 	}
 	if (!may_commit(e) || !due)
 		return;
-	if (!makes_quorum(e, e->live_here) && !MUTANT(release_by_few))
+	if (!makes_quorum(e, e->live_here))
 		return;
 	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e))
 		return;
@@ -1015,11 +1103,15 @@ static host_mask next_participants(const struct epoch *e)
 }
 
 /* Step 8. Everybody's HELLO is here, or it would be dropped. */
+static bool may_begin(const struct epoch *e)
+{
+	return e->state == EPOCH_RUNNING && is_leader(e) && e->quorate && !e->begin_sent && last_is_settled(e) &&
+	       subset(e->participants, members_that(e, has_joined));
+}
+
 static void begin(struct epoch *e, nsec_t now)
 {
-	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate || e->begin_sent || !last_is_settled(e) ||
-	    !subset(e->participants, members_that(e, has_joined)) ||
-	    (!e->wanted && now - e->begun_at < e->config.interval))
+	if (!may_begin(e) || (!e->wanted && now - e->begun_at < e->config.interval))
 		return;
 	MUST("E8", e->quorate && subset(e->participants, e->members));
 	e->begin_sent = true;
@@ -1075,14 +1167,19 @@ static void take_statement(struct epoch *e, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
 	struct member *from = &e->of[in->from.n];
-	if (m->hosts != e->members)
+	if (m->hosts == 0 && from->unlived_count < UNLIVED_MAX)
+		from->unlived[from->unlived_count++] = m->generation;
+	if (m->hosts != e->members || later(from->taken, m->generation))
 		return;
+	size_t bytes = m->vm_count * sizeof m->holding[0];
+	bool again = from->stated && same_generation(from->seen, m->generation) && epoch_cmp(from->committed, m->epoch) == 0 &&
+	             from->count == m->vm_count && memcmp(e->holding[in->from.n], m->holding, bytes) == 0;
+	e->proposed = e->proposed && again;
 	from->stated = true;
 	from->seen = m->generation;
 	from->committed = m->epoch;
 	from->count = m->vm_count;
-	memcpy(from->holding, m->holding, m->vm_count * sizeof m->holding[0]);
-	e->proposed = false;
+	memcpy(e->holding[in->from.n], m->holding, bytes);
 }
 
 static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in)
@@ -1092,20 +1189,34 @@ static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in
 	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && stated;
 }
 
+/* All drop a RECOVER of an earlier membership. But should I alone lack what makes it valid, the others must not wait for me: they start again. */
+static void refuse_recover(struct epoch *e, const struct message *m)
+{
+	if (e->state == EPOCH_GATHER && later(m->generation, e->seen) && host_in(m->hosts, e->self))
+		say(e, MESSAGE_TROUBLE)->generation = m->generation;
+}
+
 /* False: the message is to be dropped. */
 static bool follow_statements(struct epoch *e, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
 	if (m->type == MESSAGE_STATE)
 		take_statement(e, in);
-	if (m->type == MESSAGE_RECOVER && !is_valid_recover(e, in))
+	if (m->type == MESSAGE_TROUBLE)
+		e->of[in->from.n].taken = (struct generation){ 0 };   /* it may have refused that RECOVER */
+	if (m->type == MESSAGE_RECOVER && !is_valid_recover(e, in)) {
+		refuse_recover(e, m);
 		return false;
+	}
 	if (m->type == MESSAGE_BEGIN && !subset(m->hosts, members_that(e, has_joined))) {   /* of an earlier membership: somebody has left, or come back empty */
 		e->begin_sent = e->begin_sent && in->from.n != e->self.n;
 		return false;
 	}
 	if (m->type == MESSAGE_RECOVER || m->type == MESSAGE_BEGIN)
 		forget_statements(e, m->hosts);
+	if (m->type == MESSAGE_RECOVER)
+		HOST_FOR(h, m->hosts)
+			e->of[h.n].taken = m->generation;
 	return true;
 }
 
@@ -1140,7 +1251,7 @@ static const handler table[][STATES] = {
 	[IN_TROUBLE]      = { NULL,              NULL,               on_trouble,       on_trouble },
 	[IN_STATE]        = { NULL,              NULL,               on_state,         on_state },
 	[IN_RECOVER]      = { on_recover_empty,  on_recover,         NULL,             NULL },
-	[IN_READY]        = { NULL,              NULL,               on_ready,         NULL },
+	[IN_READY]        = { on_question,       on_question,        on_ready,         on_question },
 	[IN_RESUME]       = { on_resume_empty,   on_resume_outside,  on_resume,        NULL },
 	[IN_LOST]         = { NULL,              on_lost,            NULL,             NULL },
 	[IN_DOWN]         = { NULL,              on_down,            on_down,          on_down },
@@ -1190,7 +1301,7 @@ size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, str
 	e->out = out;
 	e->out_count = e->send_count = 0;
 	if (in->type == EPOCH_EV_MESSAGE && (!host_in(e->members, in->from) || !follow_statements(e, in)))
-		return 0;
+		return e->out_count;
 	if (input != IN_NOTHING && table[input][e->state])   /* 1 */
 		table[input][e->state](e, now, in);
 	else if (MUTANT(commit_in_gather) && e->state == EPOCH_GATHER && (input == IN_STORED || input == IN_KNOWN))
@@ -1198,21 +1309,22 @@ size_t epoch_step(struct epoch *e, nsec_t now, const struct epoch_event *in, str
 	commit(e);                                           /* 2 */
 	apply(e);                                            /* 3 */
 	release(e);                                          /* 4 */
-	propose(e);                                          /* 5 */
+	propose(e, now);                                     /* 5 */
 	resume(e);                                           /* 6 */
 	give_up(e, now);                                     /* 7 */
 	begin(e, now);                                       /* 8 */
+	ask(e, now);                                         /* 9 */
 	return e->out_count;
 }
 
 nsec_t epoch_deadline(const struct epoch *e)
 {
-	nsec_t next = INT64_MAX;
+	nsec_t next = waits_for_answers(e) ? e->waiting_since + or_default(e->config.retry, ASK_AGAIN) : INT64_MAX;
 	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate)
 		return next;
-	if (is_open(e) && !e->abort_sent && e->config.patience)
+	if (is_open(e) && !e->abort_sent && e->config.patience && e->begun_at + e->config.patience < next)
 		next = e->begun_at + e->config.patience;
-	if (!e->begin_sent && last_is_settled(e) && e->begun_at + e->config.interval < next)
+	if (may_begin(e) && e->begun_at + e->config.interval < next)
 		next = e->begun_at + e->config.interval;
 	return next;
 }

@@ -115,7 +115,7 @@ struct epoch_action {
 	const struct message_placement *placement;   /* vm_count entries, valid until the next step */
 };
 
-#define EPOCH_ACTIONS_MAX 12
+#define EPOCH_ACTIONS_MAX 16
 
 struct epoch *epoch_new(struct host_id self);
 void epoch_free(struct epoch *e);

@@ -7,7 +7,7 @@
 
 enum mutant {
 	MUTANT_none,
-#define MUTANT_ROW(name, text) MUTANT_##name,
+#define MUTANT_ROW(name, seed, text) MUTANT_##name,
 #include "core/mutants.def"
 #undef MUTANT_ROW
 	MUTANT_COUNT
@@ -15,6 +15,8 @@ enum mutant {
 extern enum mutant mutant_active;
 const char *mutant_name(enum mutant m);
 const char *mutant_text(enum mutant m);
+/* A run of the simulator that is known to find it: a hint, any change may make it another. */
+unsigned mutant_seed(enum mutant m);
 #define MUTANT(name) (mutant_active == MUTANT_##name)
 
 #else

@@ -6,7 +6,7 @@ enum { CRASH_ONE, CRASH_TWO, CUT, ONE_WAY, RESET, DIE, HANG, CHECKPOINT, KINDS }
 /* In a storm hosts come back at once and cuts are short: everything happens in the middle of something else. */
 static nsec_t until_better(struct world *w)
 {
-	return sim_between(w, 100 * USEC, w->plan.storm || sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC);
+	return sim_between(w, 100 * USEC, w->plan.storm || w->plan.aimed || sim_chance(w, 500) ? 4 * MSEC : 40 * MSEC);
 }
 
 static void restart(struct world *w, void *argument)
@@ -133,6 +133,23 @@ static const struct { enum epoch_action_type action; enum message_type message; 
 	{ EPOCH_ACT_REPORT, 0 },             { EPOCH_ACT_REMEMBER, 0 },          { EPOCH_ACT_HELLO, 0 },              { EPOCH_ACT_INVITE, 0 },
 };
 
+static const struct { enum epoch_action_type action; enum message_type message; } turning_points[3][6] = {
+	{ { EPOCH_ACT_SEND, MESSAGE_STORED }, { EPOCH_ACT_SEND, MESSAGE_KNOWN }, { EPOCH_ACT_SEND, MESSAGE_KNOWN }, { EPOCH_ACT_COMMIT, 0 },
+	  { EPOCH_ACT_RELEASE, 0 }, { EPOCH_ACT_SEND, MESSAGE_ABORT } },
+	{ { EPOCH_ACT_PLACE, 0 }, { EPOCH_ACT_SEND, MESSAGE_STATE }, { EPOCH_ACT_SEND, MESSAGE_RECOVER }, { EPOCH_ACT_SEND, MESSAGE_READY },
+	  { EPOCH_ACT_REPORT, 0 }, { EPOCH_ACT_PLACE, 0 } },
+	{ { EPOCH_ACT_RUN, 0 }, { EPOCH_ACT_SEND, MESSAGE_RESUME }, { EPOCH_ACT_SEND, MESSAGE_READY }, { EPOCH_ACT_PLACE, 0 },
+	  { EPOCH_ACT_RUN, 0 }, { EPOCH_ACT_SEND, MESSAGE_KNOWN } },
+};
+
+/* A commit is torn apart, then the recovery from it, then the one after that. */
+static void aim(struct world *w, unsigned i)
+{
+	uint64_t k = sim_random(w, 6);
+	w->trigger[i] = (struct trigger){ true, turning_points[i][k].action, turning_points[i][k].message, (uint32_t)(1 + sim_random(w, i ? 4 : 12)),
+		                          sim_chance(w, 500), (uint8_t)(sim_chance(w, 650) ? 4 + sim_random(w, 2) : sim_random(w, 4)) };
+}
+
 static void arm(struct world *w, struct trigger *t)
 {
 	uint64_t i = sim_random(w, sizeof moments / sizeof moments[0]);
@@ -176,7 +193,9 @@ void faults_on_action(struct host *h, const struct epoch_action *act, bool befor
 		if (sim_tracing)
 			sim_trace(w, h, "now, %s this step:", before ? "before" : "behind");
 		fire(h, t);
-		if (sim_chance(w, 400))
+		if (w->plan.aimed && i < 2)
+			aim(w, i + 1);
+		else if (sim_chance(w, 400))
 			arm(w, t);
 	}
 }
@@ -205,7 +224,7 @@ void faults_heal(struct world *w)
 {
 	TRACE(w, NULL, "---- no more faults ----");
 	w->quiet = true;
-	w->plan.refuse = w->plan.lose_ack = w->plan.fail_capture = w->plan.fail_place = w->plan.flicker = w->plan.slow = 0;
+	w->plan.deaf = w->plan.refuse = w->plan.lose_ack = w->plan.fail_capture = w->plan.fail_place = w->plan.flicker = w->plan.slow = 0;
 	for (uint32_t a = 1; a <= HOSTS; a++)
 		for (uint32_t b = 1; b <= HOSTS; b++)
 			w->link[a][b].blocked = false;
@@ -232,6 +251,8 @@ void faults_plan(struct world *w)
 		p->faults = 8 + (unsigned)sim_random(w, 25);
 	}
 	p->hold = sim_chance(w, 150);
+	p->deaf = sometimes(w, 60, 40);
+	p->deaf_run = p->deaf != 0;
 	p->refuse = sometimes(w, 200, 60);
 	p->lose_ack = sometimes(w, 150, 60);
 	p->fail_capture = sometimes(w, 150, 60);
@@ -242,7 +263,10 @@ void faults_plan(struct world *w)
 	p->end = sim_between(w, 30 * MSEC, 90 * MSEC);
 	for (unsigned i = 0; i < p->faults; i++)
 		sim_after(w, sim_between(w, 8 * MSEC, p->end), one_fault, NULL);
-	for (unsigned i = 0; i < 3; i++)
+	p->aimed = !p->storm && sim_chance(w, 350);
+	if (p->aimed)
+		aim(w, 0);
+	for (unsigned i = p->aimed ? 1 : 0; i < 3; i++)
 		if (sim_chance(w, 450))
 			arm(w, &w->trigger[i]);
 	for (uint32_t x = 1; x <= p->hosts; x++)

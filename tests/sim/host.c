@@ -231,6 +231,7 @@ static void place(struct host *h, const struct epoch_action *act)
 	struct world *w = h->world;
 	struct note *n = note_new(h);
 	uint32_t kept = 0;
+	check_rollback(h, act);
 	h->generation = h->sink_generation = act->generation;
 	h->frozen = false;
 	h->running = false;
@@ -375,6 +376,11 @@ void host_deliver(struct host *h, struct host_id from, const struct message *m)
 	TRACE(h->world, h, "delivers %s of host %u, generation %llu epoch %lld hosts %#llx", message_name(m->type), from.n,
 	      (unsigned long long)m->generation.n, (long long)m->epoch.n, (unsigned long long)m->hosts >> 1);
 	uint32_t life = h->life;
+	bool greeting = m->type == MESSAGE_HELLO || m->type == MESSAGE_STATE;
+	if (greeting && h->world->now - h->told_at < 300 * USEC && h->configured && from.n != h->id.n && sim_chance(h->world, h->world->plan.deaf)) {
+		TRACE(h->world, h, "has not heard it");
+		return;
+	}
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = from, .message = m });
 	if (m->type == MESSAGE_CONFIG && h->life == life)
 		on_config(h, m);

@@ -47,6 +47,8 @@ static void tell_members(struct host *h, const struct item *i)
 {
 	h->told = i->members;
 	h->told_quorate = i->quorate;
+	h->told_at = h->world->now;
+	TRACE(h->world, h, "members: hosts %#llx%s", (unsigned long long)i->members >> 1, i->quorate ? ", quorate" : "");
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_MEMBERSHIP, .hosts = i->members, .quorate = i->quorate,
 	                                    .needed = h->world->plan.hosts / 2 + 1 });
 }

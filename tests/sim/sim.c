@@ -8,6 +8,7 @@
 
 #include <glib.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,7 +233,7 @@ static bool run(uint64_t seed)
 	if (setjmp(w->stop) == 0) {
 		faults_plan(w);
 		w->config = (struct epoch_config){ .vm_count = w->plan.vms, .backups = w->plan.backups, .interval = w->plan.interval, .patience = 10 * MSEC,
-			                           .settle = sim_between(w, 1, 8 * MSEC), .retry = sim_between(w, 1 * MSEC, 10 * MSEC),
+			                           .settle = sim_between(w, 1, 8 * MSEC), .retry = sim_between(w, 4 * MSEC, 20 * MSEC),
 			                           .hold_when_degraded = w->plan.hold };
 		TRACE(w, NULL, "seed %" PRIu64 ": %u hosts, %u VMs, %u backups, %u faults, interval %.1f ms%s", seed, w->plan.hosts, w->plan.vms, w->plan.backups,
 		      w->plan.faults, (double)w->plan.interval / MSEC, w->plan.hold ? ", hold" : "");
@@ -257,13 +258,12 @@ static void show(uint64_t seed)
 static uint64_t find_mutant(enum mutant m, uint64_t first, uint64_t runs)
 {
 	mutant_active = m;
-	for (uint64_t seed = first; seed < first + runs; seed++)
-		if (!run(seed)) {
-			mutant_active = MUTANT_none;
-			return seed;
-		}
+	uint64_t seed = mutant_seed(m);
+	bool found = !run(seed);
+	for (uint64_t i = 0; !found && i < runs; i++)
+		found = !run(seed = first + i);
 	mutant_active = MUTANT_none;
-	return 0;
+	return found ? seed : 0;
 }
 
 static unsigned run_mutants(uint64_t first, uint64_t runs, FILE *report)
@@ -379,6 +379,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: %s\n", error->message);
 		return 2;
 	}
+	mallopt(M_TRIM_THRESHOLD, 64 << 20);   /* hosts come and go by the million */
+	mallopt(M_MMAP_THRESHOLD, 16 << 20);
 	if (forever)
 		first = (gint64)g_random_int() << 20;
 	FILE *report = open_report();

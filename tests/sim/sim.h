@@ -105,6 +105,7 @@ struct host {
 	bool ordering, reading;
 	host_mask view, told;
 	bool told_quorate;
+	nsec_t told_at;
 	nsec_t slow_until;
 
 	/* agent */
@@ -137,8 +138,11 @@ struct link {
 /* What each run may do. */
 struct plan {
 	unsigned hosts, vms, backups, faults;
-	bool hold, storm;
-	unsigned refuse, lose_ack, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
+	bool hold, deaf_run;
+	bool storm;                          /* all the time something */
+	bool aimed;                          /* at a commit, then at the recovery, then at the next */
+	unsigned deaf,                       /* worse than any group: a HELLO or STATE is lost at one host, right behind a change of members */
+	         refuse, lose_ack, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
 	nsec_t interval, end, quiet;
 };
 
@@ -260,6 +264,7 @@ void check_captured(struct host *h, uint32_t vm, const struct copy *copy);
 void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n);
 void check_known(struct host *h, struct epoch_id r, host_mask participants);
 void check_commit(struct host *h, struct epoch_id r);
+void check_rollback(struct host *h, const struct epoch_action *act);
 void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy);
 void check_resume(struct host *h, const struct epoch_action *act);
 void check_release(struct host *h, struct frame *f);
