@@ -15,6 +15,7 @@ Rules:
   T3 Times are nanoseconds of the machine's monotonic clock, as in the agent's events.
 """
 
+import glob
 import json
 import os
 import re
@@ -131,14 +132,23 @@ class Lab:
         return os.path.join(REPOSITORY, "build", "lab", self.name, host)
 
     def log_tails(self, lines=40):
-        """The end of every agent's log, for the report of a failed test."""
+        """The end of every agent's log and guest's console, with status and newest events, for the report of a failed test."""
         texts = []
         for host in self.names:
-            path = os.path.join(self.folder(host), "virtcftd.log")
-            if os.path.exists(path):
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    texts.append(f"---- {host}\n" + "".join(file.readlines()[-lines:]))
+            folder = self.folder(host)
+            for path in [os.path.join(folder, "virtcftd.log"), *glob.glob(os.path.join(folder, "lib/virtcft/console/*.log"))]:
+                if os.path.exists(path):
+                    with open(path, encoding="utf-8", errors="replace") as file:
+                        kept = [line for line in file if not line.startswith("tick ")][-lines:]
+                    texts.append(f"---- {host}: {os.path.basename(path)}\n" + "".join(kept))
+            texts += [self._answer(host, "status", "--json"), "".join(self._answer(host, "events", "--json").splitlines(True)[-15:])]
         return "\n".join(texts)
+
+    def _answer(self, host, *command):
+        try:
+            return self.exec(host, "virtcft", *command, timeout=5)
+        except (subprocess.SubprocessError, OSError) as error:
+            return f"{' '.join(command)}: {error}\n"
 
 
 # ---- events ------------------------------------------------------------------------------------------------------------
