@@ -10,11 +10,12 @@
  *  K2 Once the command is sent the FIFO is read to its end, whatever fails: the guest must go on (V3). If we give up waiting, the FIFO gets
  *     room for the whole state and stays open until QEMU has answered.
  *  K3 Pages found by a scan stay pending until a capture has succeeded; only then the set is emptied (V3).
- *  K4 Room for pages and state is made before the VM is stopped, as far as the last capture tells how much.
+ *  K4 Room for pages and state is made before the VM is stopped, as far as the last capture tells how much. A VM that was restored will
+ *     have written little since, so nothing is prepared for all of its RAM: that took the longest part of the first commit after a recovery.
  *  K5 A VM that stands still though it should run is not captured: VMM_ERROR_STOPPED.
- *  K6 When many pages are to be expected (the first capture, or after failed ones), they are copied before the VM is stopped; the scan of the
- *     stopped VM then finds what was written since, only that is copied, and the two are put together when the guest runs again. Only with
- *     a tracker that is `live`.
+ *  K6 When many pages are to be expected (the first capture of a VM that was not restored, or after failed ones), they are copied before the
+ *     VM is stopped; the scan of the stopped VM then finds what was written since, only that is copied, and the two are put together when
+ *     the guest runs again. Only with a tracker that is `live`.
  *  K7 Buffers that a large capture has left are given back when captures are small again.
  * live:false always: with live:true on a VM that has just stopped by itself, the second capture would end QEMU. */
 #include "vm/vm-private.h"
@@ -26,6 +27,7 @@
 #include <unistd.h>
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
+#define FEW_PAGES 1024u       /* K4: room beyond what the last capture had */
 #define KEEP_PAGES 16384u     /* K7: buffers up to this size are always kept */
 
 /* One call of vm_capture(). */
@@ -61,7 +63,7 @@ static void shrink(struct page_set *set, uint64_t pages)
 /* K4 */
 static gboolean make_room(struct vm *vm, struct capture *c, GError **error)
 {
-	uint64_t pages = vm->captured ? vm->last_pages + vm->last_pages / 2 + 64 : memory_populated_count(&vm->memory) + 64;
+	uint64_t pages = vm->captured ? vm->last_pages + vm->last_pages / 2 + FEW_PAGES : memory_populated_count(&vm->memory) + 64;
 	if (!vm->captured)
 		memory_prefault(&vm->memory);
 	c->ram.count = 0;

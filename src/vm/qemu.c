@@ -186,6 +186,7 @@ static struct vm *qemu_start(const struct vm_spec *spec, const uint8_t *state, s
 	gboolean ok = prepare(vm, spec, &why);
 	if (ok && !state)
 		memory_populated(&vm->memory, &vm->pending); /* what is in the file from before is new to whoever captures (V2) */
+	vm->captured = state != NULL;                    /* what it was restored from counts as its last capture */
 	ok = ok && start_process(vm, spec, state != NULL, &why) && (!state || vm_load_state(vm, state, state_bytes, &why));
 	if (ok)
 		return vm;

@@ -29,7 +29,7 @@ struct vm {
 	bool verify;
 	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
 	bool kvm;
-	bool captured;                 /* at least once */
+	bool captured;                 /* at least once, or restored from a capture */
 	bool owes_cont;                /* a capture by three commands has given up between stop and cont */
 	size_t last_pages, last_devices;   /* of the last capture, to have the room before the VM is stopped */
 };
