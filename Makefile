@@ -1,7 +1,7 @@
 # Thin wrappers: Meson builds, tests/run tests, demo/run shows. Each target installs what it needs (Debian 12, root).
 BUILD ?= build
 
-.PHONY: all deps demo check bench sim guests clean
+.PHONY: all deps demo check bench sim fuzz guests clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) --quiet
@@ -27,6 +27,13 @@ guests:
 
 sim: all
 	$(BUILD)/tests/sim/sim --forever
+
+# Each fuzzer for FUZZ_SECONDS; what it finds goes to build/fuzz/NAME, an input that fails to build/fuzz/NAME-crash-*.
+FUZZ_SECONDS ?= 60
+fuzz: all
+	@for f in $$(ls $(BUILD)/tests/fuzz | grep -x 'fuzz-[a-z-]*'); do name=$${f#fuzz-}; mkdir -p $(BUILD)/fuzz/$$name; echo "$$name:"; \
+	$(BUILD)/tests/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/$$name- \
+	$(BUILD)/fuzz/$$name tests/fuzz/corpus/$$name || exit 1; done
 
 clean:
 	rm -rf $(BUILD)

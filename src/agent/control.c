@@ -4,6 +4,7 @@
 #include "agent/control.h"
 
 #include "agent/agent-private.h"
+#include "agent/request.h"
 #include "agent/status.h"
 
 #include <errno.h>
@@ -151,28 +152,23 @@ static void wait_for(struct client *c, const char *event)
 
 /* ---- verbs ---- */
 
-static void verb_status(struct client *c, json_t *request)
+static void verb_status(struct client *c, const struct agent_request *request)
 {
 	(void)request;
 	say(c, json_pack("{s:b, s:o}", "ok", 1, "status", status_json(c->control->agent)));
 }
 
-static void verb_up(struct client *c, json_t *request)
+static void verb_up(struct client *c, const struct agent_request *request)
 {
-	const char *file = "cluster.yaml", *directory = NULL, *text = NULL;
 	g_autoptr(GError) error = NULL;
-	if (json_unpack(request, "{s?s, s:s, s:s}", "file", &file, "directory", &directory, "text", &text) < 0) {
-		refuse(c, "up needs directory and text");
-		return;
-	}
 	wait_for(c, "recovery-finished");
-	if (agent_up(c->control->agent, file, directory, text, &error))
+	if (agent_up(c->control->agent, request->file, request->directory, request->text, &error))
 		return;
 	stop_listening(c);
 	refuse(c, error->message);
 }
 
-static void verb_down(struct client *c, json_t *request)
+static void verb_down(struct client *c, const struct agent_request *request)
 {
 	(void)request;
 	if (!c->control->agent->cluster) {
@@ -183,7 +179,7 @@ static void verb_down(struct client *c, json_t *request)
 	agent_down(c->control->agent);
 }
 
-static void verb_checkpoint(struct client *c, json_t *request)
+static void verb_checkpoint(struct client *c, const struct agent_request *request)
 {
 	(void)request;
 	struct epoch_view view;
@@ -197,21 +193,20 @@ static void verb_checkpoint(struct client *c, json_t *request)
 	agent_checkpoint(c->control->agent);
 }
 
-static void verb_events(struct client *c, json_t *request)
+static void verb_events(struct client *c, const struct agent_request *request)
 {
 	c->waits_for = NULL;
 	c->listening = events_listen(c->control->agent->events, on_event, c, TRUE);
-	if (json_is_true(json_object_get(request, "follow")))
+	if (request->follow)
 		return;
 	stop_listening(c);
 	say(c, json_pack("{s:b}", "ok", 1));
 }
 
-static void verb_console(struct client *c, json_t *request)
+static void verb_console(struct client *c, const struct agent_request *request)
 {
 	struct agent *a = c->control->agent;
-	const char *name = json_string_value(json_object_get(request, "vm"));
-	uint32_t vm = name ? agent_vm_by_name(a, name) : VCFT_VM_MAX;
+	uint32_t vm = agent_vm_by_name(a, request->vm);
 	struct epoch_view view;
 	epoch_view(a->core, &view);
 	if (vm == VCFT_VM_MAX) {
@@ -221,7 +216,7 @@ static void verb_console(struct client *c, json_t *request)
 		say(c, json_pack("{s:b, s:s}", "ok", 1, "socket", path));
 	} else {
 		const char *host = vm < view.vm_count ? a->peers[view.placement[vm].host.n].name : "no host";
-		g_autofree char *why = g_strdup_printf("%s runs on %s: ask there", name, host);
+		g_autofree char *why = g_strdup_printf("%s runs on %s: ask there", request->vm, host);
 		refuse(c, why);
 	}
 }
@@ -240,40 +235,36 @@ static void bare_done(const nsec_t *pause, unsigned count, const GError *error, 
 	g_free(b);
 }
 
-static void verb_bare(struct client *c, json_t *request)
+static void verb_bare(struct client *c, const struct agent_request *request)
 {
 	struct agent *a = c->control->agent;
-	const char *name = json_string_value(json_object_get(request, "vm"));
-	json_int_t count = json_integer_value(json_object_get(request, "count"));
-	uint32_t vm = name ? agent_vm_by_name(a, name) : VCFT_VM_MAX;
-	if (vm == VCFT_VM_MAX || !a->machines[vm] || count < 1 || count > 1000) {
-		refuse(c, "bare needs a VM that runs on this host and a count of 1 to 1000");
+	uint32_t vm = agent_vm_by_name(a, request->vm);
+	if (vm == VCFT_VM_MAX || !a->machines[vm]) {
+		refuse(c, "bare needs a VM that runs on this host");
 		return;
 	}
 	struct bare b = { a, { vm } };
 	wait_for(c, "bare-pause");
-	machine_bare(a->machines[vm], (unsigned)count, bare_done, g_memdup2(&b, sizeof b));
+	machine_bare(a->machines[vm], request->count, bare_done, g_memdup2(&b, sizeof b));
 }
 
-static const struct { const char *name; void (*run)(struct client *, json_t *); } verbs[] = {
-	{ "status", verb_status }, { "up", verb_up },         { "down", verb_down }, { "checkpoint", verb_checkpoint },
-	{ "events", verb_events }, { "console", verb_console }, { "bare", verb_bare },
+static void (*const verbs[])(struct client *, const struct agent_request *) = {
+	[VERB_STATUS] = verb_status, [VERB_UP] = verb_up, [VERB_DOWN] = verb_down, [VERB_CHECKPOINT] = verb_checkpoint,
+	[VERB_EVENTS] = verb_events, [VERB_CONSOLE] = verb_console, [VERB_BARE] = verb_bare,
 };
 
 static void on_line(struct client *c, const char *line, size_t n)
 {
-	json_t *request = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
-	const char *name = json_string_value(json_object_get(request, "verb"));
-	for (size_t i = 0; name && i < G_N_ELEMENTS(verbs); i++)
-		if (!strcmp(name, verbs[i].name)) {
-			if (c->listening)
-				stop_listening(c);
-			verbs[i].run(c, request);
-			json_decref(request);
-			return;
-		}
-	refuse(c, request ? "unknown verb" : "not a JSON object on one line");
-	json_decref(request);
+	struct agent_request request;
+	const char *why;
+	if (!agent_request_parse(line, n, &request, &why)) {
+		refuse(c, why);
+		return;
+	}
+	if (c->listening)
+		stop_listening(c);
+	verbs[request.verb](c, &request);
+	agent_request_clear(&request);
 }
 
 /* ---- connections ---- */

@@ -68,11 +68,24 @@ static struct config_agent *with_defaults(struct file *f)
 	return a;
 }
 
+/* Other hosts refuse a name that is not (M3 in messages.h). */
+static bool is_plain(const char *name)
+{
+	for (; *name; name++)
+		if (g_ascii_iscntrl(*name))
+			return false;
+	return true;
+}
+
 static gboolean check(struct config_yaml *yaml, const struct file *f, GError **error)
 {
 	const struct { const char *key, *value; } paths[] = { { "run_dir", f->run_dir }, { "state_dir", f->state_dir }, { "ram_dir", f->ram_dir },
 		                                              { "plugin_dir", f->plugin_dir } };
 	struct in_addr numeric;
+	if (f->name && !is_plain(f->name)) {
+		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "name", "name has a control character; expected a name such as host1");
+		return FALSE;
+	}
 	if (f->address && inet_pton(AF_INET, f->address, &numeric) != 1) {
 		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "address", "address '%s' is no IPv4 address; expected such as 10.77.0.1", f->address);
 		return FALSE;
@@ -86,7 +99,7 @@ static gboolean check(struct config_yaml *yaml, const struct file *f, GError **e
 	return TRUE;
 }
 
-static struct config_agent *parse(const char *text, size_t n, const char *name, GError **error)
+struct config_agent *config_agent_parse(const char *text, size_t n, const char *name, GError **error)
 {
 	g_autoptr(config_yaml) yaml = config_yaml_open(text, n, name, error);
 	struct file none = { 0 }, *file = NULL;
@@ -108,7 +121,7 @@ struct config_agent *config_agent_read(const char *file, GError **error)
 	const char *name = file ? file : DEFAULT_FILE;
 	if ((file || g_file_test(name, G_FILE_TEST_EXISTS)) && !g_file_get_contents(name, &text, &n, error))
 		return NULL;
-	return parse(text, n, name, error);
+	return config_agent_parse(text, n, name, error);
 }
 
 void config_agent_free(struct config_agent *a)

@@ -66,6 +66,8 @@ struct config_agent {
 };
 /* file NULL or missing default file: all defaults. */
 struct config_agent *config_agent_read(const char *file, GError **error);
+/* The same of a text in memory; name stands in errors. */
+struct config_agent *config_agent_parse(const char *text, size_t n, const char *name, GError **error);
 void config_agent_free(struct config_agent *agent);
 
 #endif

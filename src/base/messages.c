@@ -7,6 +7,7 @@
 #include "base/must.h"
 #include "base/wire.h"
 
+#include <glib.h>
 #include <string.h>
 
 struct row { enum message_channel channel; const char *name; uint32_t number, least, most; const char *text; };
@@ -71,11 +72,20 @@ static void put_string(struct wire_writer *w, const char *s)
 	wire_put_bytes(w, s, n);
 }
 
+/* What may go to a terminal and into JSON. */
+static bool is_plain(const uint8_t *text, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (text[i] < 0x20 || text[i] == 0x7f)
+			return false;
+	return g_utf8_validate((const char *)text, (gssize)n, NULL);
+}
+
 static bool get_string(struct wire_reader *r, char out[static VCFT_NAME_MAX + 1])
 {
 	size_t n = wire_u16(r);
 	const uint8_t *p = n <= VCFT_NAME_MAX ? wire_bytes(r, n) : NULL;
-	if (!p || memchr(p, 0, n))
+	if (!p || !is_plain(p, n))
 		return false;
 	memcpy(out, p, n);
 	out[n] = 0;
@@ -222,7 +232,7 @@ static bool get_state(struct wire_reader *r, struct message *m)
 		h->complete.n = wire_u64(r);
 		uint8_t live = wire_u8(r);
 		h->live = live == 1;
-		if (live > 1)
+		if (live > 1 || h->image.n > VCFT_NUMBER_MAX || h->staged.n > VCFT_NUMBER_MAX || h->complete.n > VCFT_NUMBER_MAX)
 			return false;
 	}
 	return true;
@@ -356,6 +366,12 @@ size_t message_encode(const struct message *m, uint8_t *out, size_t size)
 	return MESSAGE_HEADER_BYTES + w.used;
 }
 
+static bool numbers_fit(const struct message *m)
+{
+	bool not_known = m->type == MESSAGE_STATE && m->epoch.n == UINT64_MAX;
+	return m->generation.n <= VCFT_NUMBER_MAX && (m->epoch.n <= VCFT_NUMBER_MAX || not_known);
+}
+
 bool message_decode(const uint8_t *in, size_t n, struct message *ret_message)
 {
 	struct message_header header;
@@ -366,5 +382,5 @@ bool message_decode(const uint8_t *in, size_t n, struct message *ret_message)
 	memset(ret_message, 0, offsetof(struct message, placement));
 	ret_message->type = header.type;
 	const struct codec *c = codec_of(header.type);
-	return c && c->get(&r, ret_message) && wire_done(&r);
+	return c && c->get(&r, ret_message) && wire_done(&r) && numbers_fit(ret_message);
 }

@@ -9,7 +9,8 @@
  *
  * M1 A header is accepted only with the right magic, zero flags, a type of the table that belongs to the channel it came
  *    in by, and a length within that type's limits. M2 A payload is accepted only if it ends exactly at its end. M3 Numbers
- *    out of range (host > VCFT_HOST_MAX, more VMs than VCFT_VM_MAX) are refused here, so that nobody after has to look.
+ *    out of range (host > VCFT_HOST_MAX, more VMs than VCFT_VM_MAX, epoch or generation > VCFT_NUMBER_MAX but for "not known" in STATE) are refused
+ *    here, and texts that are no UTF-8 or have control characters, so that nobody after has to look.
  * Any thread; no allocation. */
 #ifndef VCFT_BASE_MESSAGES_H
 #define VCFT_BASE_MESSAGES_H

@@ -17,6 +17,7 @@
 #define VCFT_DISK_MAX 8u           /* disks of one VM */
 #define VCFT_NIC_MAX 8u            /* NICs of one VM */
 #define VCFT_NAME_MAX 63u          /* bytes of a host's, VM's or network's name, without the end */
+#define VCFT_NUMBER_MAX (UINT64_MAX >> 1)   /* highest epoch or generation that is believed of others: counting on never wraps */
 #define VCFT_FRAME_MAX 65535u      /* bytes of one Ethernet frame (with the guest's offloads off: 1514) */
 
 struct epoch_id { uint64_t n; };

@@ -25,7 +25,9 @@
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
 
 #define FRAME_LEAST 14u                                     /* two MAC addresses and a type */
-#define TUNNEL_HEAD_BYTES (MESSAGE_HEADER_BYTES + 24u)      /* before the bytes of a frame: header, generation, colour, network, 0 */
+#define TUNNEL_HEAD_BYTES (MESSAGE_HEADER_BYTES + 24u)      /* before the bytes of a frame: header, generation, colour, network, checksum */
+#define TUNNEL_HELLO_BYTES (MESSAGE_HEADER_BYTES + 20u)
+#define TUNNEL_MARKER_BYTES (MESSAGE_HEADER_BYTES + 24u)
 #define PORT_RX_BYTES (192u << 10)                          /* one read() from a VM; holds any frame */
 #define TUNNEL_RX_BYTES (256u << 10)
 #define SOCKET_SEND_BYTES (1 << 20)                         /* SO_SNDBUF towards a VM */
@@ -241,7 +243,7 @@ struct stranger {
 	struct host_id host;                    /* {0}: no whole HELLO yet */
 	nsec_t deadline;
 	size_t used;
-	uint8_t hello[MESSAGE_HEADER_BYTES + 12];
+	uint8_t hello[TUNNEL_HELLO_BYTES];
 	struct stranger *next;
 };
 
@@ -344,6 +346,25 @@ void record_add(struct net *net, struct port *port, struct frame *frame);
 bool record_marker_in(struct net *net, struct host_id host, struct epoch_id r);
 void record_drop(struct net *net, struct vm *vm);
 
+/* ---- tunnel-message.c ------------------------------------------------------------------------------------------ */
+
+struct tunnel_message {
+	enum message_type type;
+	struct host_id host;                    /* TUNNEL_HELLO */
+	struct generation generation;
+	struct epoch_id colour;                 /* FRAME; MARKER: r */
+	uint32_t network, size;                 /* FRAME */
+	const uint8_t *data;                    /* FRAME: size bytes, in the caller's buffer */
+};
+
+enum tunnel_parsed { TUNNEL_WHOLE, TUNNEL_PART, TUNNEL_BAD };
+/* The message that n bytes begin with, and its bytes. PART: not all of it is there; BAD: refuse the peer. */
+enum tunnel_parsed tunnel_parse(const uint8_t *in, size_t n, struct tunnel_message *ret_message, size_t *ret_bytes);
+void tunnel_put_hello(uint8_t out[static TUNNEL_HELLO_BYTES], struct host_id host, struct generation generation);
+void tunnel_put_marker(uint8_t out[static TUNNEL_MARKER_BYTES], struct generation generation, struct epoch_id r);
+/* What goes before the frame's bytes. */
+void tunnel_put_frame_head(uint8_t head[static TUNNEL_HEAD_BYTES], const struct frame *f);
+
 /* ---- tunnel.c -------------------------------------------------------------------------------------------------- */
 
 gboolean tunnel_listen(struct net *net, const char *address, uint16_t *inout_port, GError **error);
@@ -355,6 +376,8 @@ void tunnel_close_all(struct net *net);
 void tunnel_queue(struct net *net, struct host_id host, struct frame *frame);
 void tunnel_queue_marker(struct net *net, struct host_id host, struct epoch_id r);
 void tunnel_flush(struct net *net, struct tunnel *tunnel);
+/* Take the whole messages out of tunnel->rx; returns NULL, or why the connection must go. */
+const char *tunnel_take(struct net *net, struct tunnel *tunnel);
 /* Give up the connection because of what came in by it. */
 void tunnel_refuse(struct net *net, struct host_id host, const char *why);
 /* The generation has changed: drop what was queued for the last one. */

@@ -3,24 +3,19 @@
  *   lower id:  DOWN ──timer──► CONNECTING ──connected, HELLO sent──► GREETING ──HELLO──► UP ──trouble──► DOWN
  *   higher id: DOWN ──a stranger's HELLO names the host────────────────────────────────► UP ──trouble──► DOWN
  *
- * Both sides say TUNNEL_HELLO first. Messages are those of the table (base/messages.def), little-endian, behind the 12-byte header:
- *   TUNNEL_HELLO  u32 host, u64 generation
- *   FRAME         u64 generation, u64 colour, u32 network, u32 0, the frame
- *   MARKER        u64 generation, u64 r
+ * Both sides say TUNNEL_HELLO first; then FRAMEs and MARKERs. Their bytes are tunnel-message.c's.
  *
  * N5 One queue, written in order: a MARKER(r) goes behind the last frame of colour <= r. A host that sends a frame of a colour for which it
  *    has sent the marker, or its markers out of order, has broken its word: the connection is dropped.
  * N2 Only frames of ports of this host go in.
  * G1 Of an older generation: dropped. Of the one that runs: delivered. Of one that is not yet running here: kept, bounded, until net_run.
- * Everything that comes in is untrusted: header and length by message_header_decode(), and any word of the payload that cannot be right ends
- * the connection, with a note.
+ * Everything that comes in is untrusted: what tunnel_parse() does not take, or what is not its host's to say, ends the connection, with a note.
  * What is queued before a tunnel is first up waits for it. When one breaks within a generation, frames that were under way are lost: P2 no
  * longer holds for them, in the live run as in the record, so P1 does. tunnel_state(host, false) says so; whoever decides may recover.
  * Thread: switch. No encryption here. */
 #include "net/net-private.h"
 
 #include "base/must.h"
-#include "base/wire.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,7 +25,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define HELLO_BYTES (MESSAGE_HEADER_BYTES + 12u)
 #define WRITE_BATCH 64u                            /* frames of one sendmsg */
 #define BACKOFF_LEAST (50 * NSEC_PER_MSEC)
 #define BACKOFF_MOST (1 * NSEC_PER_SEC)
@@ -110,19 +104,9 @@ static void tunnel_up(struct net *net, struct tunnel *t)
 
 static bool send_hello(struct net *net, int fd)
 {
-	uint8_t b[HELLO_BYTES];
-	message_header_encode(b, MESSAGE_TUNNEL_HELLO, 12);
-	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES, 12);
-	wire_put_u32(&w, net->self.n);
-	wire_put_u64(&w, net->generation.n);
+	uint8_t b[TUNNEL_HELLO_BYTES];
+	tunnel_put_hello(b, net->self, net->generation);
 	return send(fd, b, sizeof b, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof b; /* the first bytes always fit */
-}
-
-static bool decode_hello(struct wire_reader r, struct host_id *ret_host)
-{
-	ret_host->n = wire_u32(&r);
-	wire_u64(&r);
-	return wire_done(&r) && ret_host->n && ret_host->n <= VCFT_HOST_MAX;
 }
 
 static void connect_now(struct net *net, struct tunnel *t)
@@ -184,18 +168,21 @@ static void adopt(struct net *net, struct tunnel *t, struct stranger *s)
 
 static bool stranger_read(struct net *net, struct stranger *s)
 {
-	(void)net;
 	ssize_t n = read(s->connection.fd, s->hello + s->used, sizeof s->hello - s->used);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	if (n <= 0)
 		return false;
 	s->used += (size_t)n;
-	if (s->used < sizeof s->hello)
-		return true;
-	struct message_header h;
-	return message_header_decode(s->hello, CHANNEL_TUNNEL, &h) && h.type == MESSAGE_TUNNEL_HELLO &&
-	       decode_hello(wire_reader(s->hello + MESSAGE_HEADER_BYTES, h.length), &s->host) && s->host.n < net->self.n;
+	struct tunnel_message m;
+	size_t bytes;
+	enum tunnel_parsed parsed = tunnel_parse(s->hello, s->used, &m, &bytes);
+	if (parsed == TUNNEL_PART)
+		return s->used < sizeof s->hello;
+	if (parsed == TUNNEL_BAD || m.type != MESSAGE_TUNNEL_HELLO || m.host.n >= net->self.n)
+		return false;
+	s->host = m.host;
+	return true;
 }
 
 static void stranger_ready(struct net *net, struct source *source, uint32_t events)
@@ -289,67 +276,57 @@ static const char *take(struct net *net, struct frame *f)
 	return NULL;
 }
 
-static const char *take_frame(struct net *net, struct tunnel *t, struct wire_reader r)
+static const char *take_frame(struct net *net, struct tunnel *t, const struct tunnel_message *m)
 {
-	struct generation g = { wire_u64(&r) };
-	struct epoch_id colour = { wire_u64(&r) };
-	uint32_t network = wire_u32(&r), zero = wire_u32(&r);
-	size_t size = r.left;
-	const uint8_t *data = wire_bytes(&r, size);
-	if (!data || size < FRAME_LEAST || size > VCFT_FRAME_MAX || zero)
-		return "not a frame";
-	if (network >= VCFT_NETWORK_MAX || !net->networks[network].known)
+	if (!net->networks[m->network].known)
 		return "a frame of an unknown network";
-	struct frame *f = frame_new(&net->pool, data, size);
+	struct frame *f = frame_new(&net->pool, m->data, m->size);
 	f->coloured = true;
-	f->generation = g;
-	f->colour = colour;
-	f->network = network;
+	f->generation = m->generation;
+	f->colour = m->colour;
+	f->network = m->network;
 	f->from = t->host;
 	const char *why = take(net, f);
 	frame_unref(&net->pool, f);
 	return why;
 }
 
-static const char *take_marker(struct net *net, struct tunnel *t, struct wire_reader r)
+static const char *take_marker(struct net *net, struct tunnel *t, const struct tunnel_message *m)
 {
 	struct frame *f = frame_new(&net->pool, NULL, 0);
 	f->kind = FRAME_MARKER;
-	f->generation.n = wire_u64(&r);
-	f->colour.n = wire_u64(&r);
+	f->generation = m->generation;
+	f->colour = m->colour;
 	f->from = t->host;
-	const char *why = wire_done(&r) ? take(net, f) : "not a marker";
+	const char *why = take(net, f);
 	frame_unref(&net->pool, f);
 	return why;
 }
 
-static const char *take_message(struct net *net, struct tunnel *t, enum message_type type, struct wire_reader r)
+static const char *take_message(struct net *net, struct tunnel *t, const struct tunnel_message *m)
 {
-	struct host_id host;
 	if (t->state == TUNNEL_GREETING) {
-		if (type != MESSAGE_TUNNEL_HELLO || !decode_hello(r, &host) || host.n != t->host.n)
+		if (m->type != MESSAGE_TUNNEL_HELLO || m->host.n != t->host.n)
 			return "not the host that was expected";
 		tunnel_up(net, t);
 		return NULL;
 	}
-	return type == MESSAGE_FRAME ? take_frame(net, t, r) : type == MESSAGE_MARKER ? take_marker(net, t, r) : "a second hello";
+	return m->type == MESSAGE_FRAME ? take_frame(net, t, m) : m->type == MESSAGE_MARKER ? take_marker(net, t, m) : "a second hello";
 }
 
-/* Take the whole messages out of the buffer. */
-static const char *take_messages(struct net *net, struct tunnel *t)
+const char *tunnel_take(struct net *net, struct tunnel *t)
 {
-	size_t at = 0;
-	while (t->rx_used - at >= MESSAGE_HEADER_BYTES) {
-		struct message_header h;
-		if (!message_header_decode(t->rx + at, CHANNEL_TUNNEL, &h))
-			return "not a message";
-		if (t->rx_used - at - MESSAGE_HEADER_BYTES < h.length)
-			break;
-		const char *why = take_message(net, t, h.type, wire_reader(t->rx + at + MESSAGE_HEADER_BYTES, h.length));
+	enum tunnel_parsed parsed;
+	struct tunnel_message m;
+	size_t at = 0, bytes;
+	while ((parsed = tunnel_parse(t->rx + at, t->rx_used - at, &m, &bytes)) == TUNNEL_WHOLE) {
+		const char *why = take_message(net, t, &m);
 		if (why)
 			return why;
-		at += MESSAGE_HEADER_BYTES + h.length;
+		at += bytes;
 	}
+	if (parsed == TUNNEL_BAD)
+		return "not a message";
 	t->rx_used -= at;
 	if (at && t->rx_used)
 		memmove(t->rx, t->rx + at, t->rx_used);
@@ -366,7 +343,7 @@ static void read_some(struct net *net, struct tunnel *t)
 		return;
 	}
 	t->rx_used += (size_t)n;
-	const char *why = take_messages(net, t);
+	const char *why = tunnel_take(net, t);
 	if (why)
 		tunnel_break(net, t, why);
 }
@@ -398,17 +375,6 @@ void tunnel_run_ahead(struct net *net)
 
 /* ---- out ---- */
 
-static void encode_head(struct frame *f)
-{
-	message_header_encode(f->head, MESSAGE_FRAME, 24 + f->size);
-	struct wire_writer w = wire_writer(f->head + MESSAGE_HEADER_BYTES, 24);
-	wire_put_u64(&w, f->generation.n);
-	wire_put_u64(&w, f->colour.n);
-	wire_put_u32(&w, f->network);
-	wire_put_u32(&w, 0);
-	f->head_bytes = TUNNEL_HEAD_BYTES;
-}
-
 void tunnel_queue(struct net *net, struct host_id host, struct frame *frame)
 {
 	MUST("N2", frame->coloured && frame->from.n == 0);
@@ -418,8 +384,10 @@ void tunnel_queue(struct net *net, struct host_id host, struct frame *frame)
 		return;
 	}
 	MUST("N5", epoch_cmp(frame->colour, t->marker_sent) > 0);
-	if (!frame->head_bytes)
-		encode_head(frame);
+	if (!frame->head_bytes) {
+		tunnel_put_frame_head(frame->head, frame);
+		frame->head_bytes = TUNNEL_HEAD_BYTES;
+	}
 	ring_push(&t->queue, frame_ref(frame));
 	t->queue_bytes += frame->size;
 	mark_dirty(net, t);
@@ -430,12 +398,9 @@ void tunnel_queue_marker(struct net *net, struct host_id host, struct epoch_id r
 	struct tunnel *t = net->tunnels[host.n];
 	if (!t)
 		return;
-	struct frame *f = frame_new(&net->pool, NULL, MESSAGE_HEADER_BYTES + 16);
+	struct frame *f = frame_new(&net->pool, NULL, TUNNEL_MARKER_BYTES);
 	f->kind = FRAME_MARKER;
-	message_header_encode(f->data, MESSAGE_MARKER, 16);
-	struct wire_writer w = wire_writer(f->data + MESSAGE_HEADER_BYTES, 16);
-	wire_put_u64(&w, net->generation.n);
-	wire_put_u64(&w, r.n);
+	tunnel_put_marker(f->data, net->generation, r);
 	t->marker_sent = r;
 	ring_push(&t->queue, f);
 	t->queue_bytes += f->size;

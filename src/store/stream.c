@@ -90,7 +90,8 @@ bool stream_get_open(const uint8_t *header, const uint8_t *payload, size_t n, st
 	uint64_t sum = wire_u64(&r);
 	if (!wire_done(&r) || n > STREAM_MESSAGE_MAX - MESSAGE_HEADER_BYTES || !check(header, payload, n, sum))
 		return false;
-	return ret->host.n && ret->host.n <= VCFT_HOST_MAX && ret->vm.n < VCFT_VM_MAX && !(ret->flags & ~STREAM_FRESH);
+	return ret->host.n && ret->host.n <= VCFT_HOST_MAX && ret->vm.n < VCFT_VM_MAX && !(ret->flags & ~STREAM_FRESH) &&
+	       ret->generation.n <= VCFT_NUMBER_MAX && ret->base.n <= VCFT_NUMBER_MAX;
 }
 
 size_t stream_put_epoch(uint8_t out[static STREAM_MESSAGE_MAX], const struct stream_epoch *m)
@@ -110,7 +111,7 @@ bool stream_get_epoch(const uint8_t *payload, size_t n, struct stream_epoch *ret
 	ret->epoch.n = wire_u64(&r);
 	ret->base.n = wire_u64(&r);
 	uint64_t reserved = wire_u64(&r);
-	return wire_done(&r) && !reserved && epoch_cmp(ret->epoch, ret->base) > 0;
+	return wire_done(&r) && !reserved && epoch_cmp(ret->epoch, ret->base) > 0 && ret->epoch.n <= VCFT_NUMBER_MAX;
 }
 
 size_t stream_put_end(uint8_t out[static STREAM_MESSAGE_MAX], const struct stream_end *m, XXH3_state_t *sum)

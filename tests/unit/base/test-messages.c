@@ -13,6 +13,7 @@ static const struct { enum message_channel channel; enum message_type type; cons
 };
 
 static uint64_t any64(void) { return (uint64_t)g_test_rand_int() << 32 | (uint32_t)g_test_rand_int(); }
+static uint64_t any_number(void) { return any64() & VCFT_NUMBER_MAX; }
 static host_mask any_hosts(void) { return any64() & ~UINT64_C(1); }
 static struct vm_id any_vm(uint32_t most) { return (struct vm_id){ (uint32_t)g_test_rand_int_range(0, (gint32)most + 1) }; }
 
@@ -20,7 +21,7 @@ static void any_name(char out[static VCFT_NAME_MAX + 1])
 {
 	int n = g_test_rand_int_range(0, VCFT_NAME_MAX + 1);
 	for (int i = 0; i < n; i++)
-		out[i] = (char)g_test_rand_int_range(1, 128);
+		out[i] = (char)g_test_rand_int_range(0x20, 0x7f);
 	out[n] = 0;
 }
 
@@ -33,7 +34,7 @@ static void any_array(struct message *m)
 			m->stored[i].complete = any_hosts();
 			break;
 		case MESSAGE_STATE:
-			m->holding[i] = (struct message_holding){ any_vm(VCFT_VM_MAX - 1), { any64() }, { any64() }, { any64() }, any64() & 1 };
+			m->holding[i] = (struct message_holding){ any_vm(VCFT_VM_MAX - 1), { any_number() }, { any_number() }, { any_number() }, any64() & 1 };
 			break;
 		case MESSAGE_STATS:
 			m->stats[i] = (struct message_stats){ any_vm(VCFT_VM_MAX - 1), any64(), any64(), any64(), any64(), any64(), any64() };
@@ -50,8 +51,8 @@ static struct message *any_message(enum message_type type, uint32_t vm_count)
 	static char text[300];
 	memset(&m, 0, sizeof m);
 	m.type = type;
-	m.generation.n = any64();
-	m.epoch.n = any64();
+	m.generation.n = any_number();
+	m.epoch.n = type == MESSAGE_STATE && g_test_rand_bit() ? UINT64_MAX : any_number();
 	m.hosts = any_hosts();
 	m.vm = any_vm(VCFT_VM_MAX);
 	m.reason = (uint8_t)any64();
@@ -237,11 +238,27 @@ static void test_m3_ranges(void)
 		{ MESSAGE_ABORT, 0, 24, { 1, 1, 0, 0 }, 4 },            /* VM 257 */
 		{ MESSAGE_HELLO, 0, 8, { 2 }, 1 },                      /* a state that is none */
 		{ MESSAGE_HELLO, 0, 13, { 64, 0 }, 2 },                 /* a name too long */
+		{ MESSAGE_READY, 0, 7, { 0x80 }, 1 },                   /* a generation behind which none can come */
+		{ MESSAGE_KNOWN, 0, 15, { 0x80 }, 1 },                  /* an epoch likewise */
+		{ MESSAGE_STATE, 1, 39, { 0x80 }, 1 },                  /* an image at such a one */
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
 		size_t n = encode(bad[i].type, bad[i].vms, b);
 		memcpy(b + MESSAGE_HEADER_BYTES + bad[i].at, bad[i].value, bad[i].bytes);
 		g_assert_false(message_decode(b, n, &m));
+	}
+}
+
+/* M3: names go to terminals and into JSON. */
+static void test_m3_names(void)
+{
+	static const char *const bad[] = { "a\nb", "\033[2J", "\177", "\xff", "caf\xc3" };
+	uint8_t bytes[256];
+	struct message out, m = { .type = MESSAGE_HELLO, .hello.name = "caf\xc3\xa9" };
+	g_assert_true(message_decode(bytes, message_encode(&m, bytes, sizeof bytes), &out));
+	for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+		g_strlcpy(m.hello.name, bad[i], sizeof m.hello.name);
+		g_assert_false(message_decode(bytes, message_encode(&m, bytes, sizeof bytes), &out));
 	}
 }
 
@@ -253,6 +270,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/base/messages/M1-header", test_m1_header);
 	g_test_add_func("/base/messages/M2-wrong-size", test_m2_wrong_size);
 	g_test_add_func("/base/messages/M3-ranges", test_m3_ranges);
+	g_test_add_func("/base/messages/M3-names", test_m3_names);
 	g_test_add_func("/base/messages/numbers-are-used-once", test_numbers_are_used_once);
 	g_test_add_func("/base/messages/damaged", test_damaged);
 	g_test_add_func("/base/messages/random-bytes", test_random_bytes);

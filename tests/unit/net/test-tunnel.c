@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <xxhash.h>
 
 /* Hosts 1 and 2 with the VMs 1 and 2 (host 1) and 3 and 4 (host 2) on network 0. */
 struct fixture { struct host *h[3]; int vm[5]; };
@@ -302,50 +303,75 @@ static int tcp_connect(uint16_t port)
 	return fd;
 }
 
-static void send_message(int fd, enum message_type type, const void *payload, size_t n)
+/* A message of hand-made fields in b, of which `used` bytes are written behind the header: HELLO and MARKER end with a checksum. */
+static size_t finish(uint8_t *b, enum message_type type, size_t used)
 {
-	g_autofree uint8_t *b = g_malloc(MESSAGE_HEADER_BYTES + n);
-	message_header_encode(b, type, n);
-	memcpy(b + MESSAGE_HEADER_BYTES, payload, n);
-	vm_send_bytes(fd, b, MESSAGE_HEADER_BYTES + n);
+	message_header_encode(b, type, used + 8);
+	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES + used, 8);
+	wire_put_u64(&w, XXH3_64bits(b, MESSAGE_HEADER_BYTES + used));
+	return MESSAGE_HEADER_BYTES + used + 8;
+}
+
+#define MESSAGE_ROOM (MESSAGE_HEADER_BYTES + 24u + 64u)
+
+static size_t make_hello(uint8_t b[static MESSAGE_ROOM], uint32_t host)
+{
+	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES, 12);
+	wire_put_u32(&w, host);
+	wire_put_u64(&w, 1);
+	return finish(b, MESSAGE_TUNNEL_HELLO, w.used);
+}
+
+static size_t make_marker(uint8_t b[static MESSAGE_ROOM], uint64_t generation, uint64_t r)
+{
+	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES, 16);
+	wire_put_u64(&w, generation);
+	wire_put_u64(&w, r);
+	return finish(b, MESSAGE_MARKER, w.used);
+}
+
+/* The head of a FRAME whose n bytes stand behind it in b. */
+static void make_head(uint8_t *b, uint64_t generation, uint64_t colour, uint32_t network, size_t n)
+{
+	message_header_encode(b, MESSAGE_FRAME, 24 + n);
+	struct wire_writer w = wire_writer(b + MESSAGE_HEADER_BYTES, 24);
+	wire_put_u64(&w, generation);
+	wire_put_u64(&w, colour);
+	wire_put_u32(&w, network);
+	wire_put_u32(&w, (uint32_t)XXH3_64bits_withSeed(b + MESSAGE_HEADER_BYTES + 24, n, XXH3_64bits(b, MESSAGE_HEADER_BYTES + 20)));
+}
+
+static size_t make_frame(uint8_t b[static MESSAGE_ROOM], uint64_t generation, uint64_t colour, uint32_t network, unsigned from, uint32_t number)
+{
+	struct test_frame *t = g_new(struct test_frame, 1);
+	frame_fill(t, from, 3, number, 64);
+	memcpy(b + MESSAGE_HEADER_BYTES + 24, t->bytes, 64);
+	g_free(t);
+	make_head(b, generation, colour, network, 64);
+	return MESSAGE_ROOM;
 }
 
 static void send_hello(int fd, uint32_t host)
 {
-	uint8_t b[12];
-	struct wire_writer w = wire_writer(b, sizeof b);
-	wire_put_u32(&w, host);
-	wire_put_u64(&w, 1);
-	send_message(fd, MESSAGE_TUNNEL_HELLO, b, sizeof b);
+	uint8_t b[MESSAGE_ROOM];
+	vm_send_bytes(fd, b, make_hello(b, host));
 }
 
 static void send_marker(int fd, uint64_t generation, uint64_t r)
 {
-	uint8_t b[16];
-	struct wire_writer w = wire_writer(b, sizeof b);
-	wire_put_u64(&w, generation);
-	wire_put_u64(&w, r);
-	send_message(fd, MESSAGE_MARKER, b, sizeof b);
+	uint8_t b[MESSAGE_ROOM];
+	vm_send_bytes(fd, b, make_marker(b, generation, r));
 }
 
-static void send_frame(int fd, uint64_t generation, uint64_t colour, uint32_t network, uint32_t zero, unsigned from, uint32_t number)
+static void send_frame(int fd, uint64_t generation, uint64_t colour, uint32_t network, unsigned from, uint32_t number)
 {
-	uint8_t b[24 + 64];
-	struct test_frame *t = g_new(struct test_frame, 1);
-	frame_fill(t, from, 3, number, 64);
-	struct wire_writer w = wire_writer(b, sizeof b);
-	wire_put_u64(&w, generation);
-	wire_put_u64(&w, colour);
-	wire_put_u32(&w, network);
-	wire_put_u32(&w, zero);
-	wire_put_bytes(&w, t->bytes, 64);
-	g_free(t);
-	send_message(fd, MESSAGE_FRAME, b, sizeof b);
+	uint8_t b[MESSAGE_ROOM];
+	vm_send_bytes(fd, b, make_frame(b, generation, colour, network, from, number));
 }
 
 static void victim_join(struct victim *v)
 {
-	uint8_t hello[MESSAGE_HEADER_BYTES + 12];
+	uint8_t hello[MESSAGE_HEADER_BYTES + 20];
 	v->tunnel = tcp_connect(v->h->port);
 	send_hello(v->tunnel, 1);
 	read_all(v->tunnel, hello, sizeof hello);
@@ -365,7 +391,7 @@ static void victim_setup(struct victim *v, gconstpointer data)
 	host_start(v->h, 1, 0);
 	v->vm[3] = host_connect(v->h, 3);
 	victim_join(v);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 1);
+	send_frame(v->tunnel, 1, 1, 0, 1, 1);
 	vm_expect(v->vm[3], 1, 1);
 }
 
@@ -385,7 +411,7 @@ static void expect_refused(struct victim *v, const char *why)
 	g_assert_true(HOST_GET(v->h, strstr(v->h->last_note, why) != NULL));
 	close(v->tunnel);
 	victim_join(v);
-	send_frame(v->tunnel, 1, 5, 0, 0, 1, 99);
+	send_frame(v->tunnel, 1, 5, 0, 1, 99);
 	host_settle(v->h, 2);
 }
 
@@ -417,15 +443,69 @@ static void test_junk_too_long(struct victim *v, gconstpointer data)
 
 static void test_junk_network(struct victim *v, gconstpointer data)
 {
-	send_frame(v->tunnel, 1, 1, GPOINTER_TO_UINT(data), 0, 1, 2);
-	expect_refused(v, "unknown network");
+	send_frame(v->tunnel, 1, 1, GPOINTER_TO_UINT(data), 1, 2);
+	expect_refused(v, GPOINTER_TO_UINT(data) < VCFT_NETWORK_MAX ? "unknown network" : "not a message");
 }
 
-static void test_junk_reserved(struct victim *v, gconstpointer data)
+/* TM2: a checksum that fits does not make a number fit. */
+static void test_junk_number(struct victim *v, gconstpointer data)
 {
 	(void)data;
-	send_frame(v->tunnel, 1, 1, 0, 1, 1, 2);
-	expect_refused(v, "not a frame");
+	send_frame(v->tunnel, 1, UINT64_MAX, 0, 1, 2);
+	expect_refused(v, "not a message");
+}
+
+/* Send a message to the switch with one bit flipped, and behind it as much as its length may ask for now; it must not come to the VM. */
+static void send_flipped(struct victim *v, uint8_t *message, size_t n, size_t bit)
+{
+	static const uint8_t more[65559];
+	message[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	vm_send_bytes(v->tunnel, message, n);
+	message[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	(void)!send(v->tunnel, more, sizeof more, MSG_NOSIGNAL);
+}
+
+/* TM1, on the real connection: every bit of a frame and of a marker. */
+static void test_tm1_every_bit(struct victim *v, gconstpointer data)
+{
+	uint8_t b[MESSAGE_ROOM];
+	size_t n = GPOINTER_TO_UINT(data) ? make_frame(b, 1, 1, 0, 1, 2) : make_marker(b, 1, 1);
+	host_cut(v->h, 3, 1);
+	net_marker(v->h->net, epoch_of(1), 1 << 1);   /* what would complete record 1, if it were taken */
+	uint8_t markers[MESSAGE_HEADER_BYTES + 24];
+	read_all(v->tunnel, markers, sizeof markers);
+	for (size_t bit = 0; bit < n * 8; bit++) {
+		send_flipped(v, b, n, bit);
+		vm_expect_closed(v->tunnel);
+		HOST_WAIT(v->h, v->h->downs == bit + 1);
+		close(v->tunnel);
+		victim_join(v);
+	}
+	vm_expect_nothing(v->vm[3]);
+	g_assert_cmpuint(HOST_GET(v->h, v->h->complete), ==, 0);
+	send_frame(v->tunnel, 1, 1, 0, 1, 3);
+	vm_expect(v->vm[3], 1, 3);
+	send_marker(v->tunnel, 1, 1);
+	HOST_WAIT(v->h, v->h->complete == 1);
+}
+
+/* TM1 for a greeting: it is nobody's. */
+static void test_tm1_hello(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	uint8_t b[MESSAGE_ROOM];
+	size_t n = make_hello(b, 1);
+	for (size_t bit = 0; bit < n * 8; bit++) {
+		int fd = tcp_connect(v->h->port);
+		b[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		vm_send_bytes(fd, b, n);
+		b[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		vm_expect_closed(fd);
+		close(fd);
+	}
+	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
 }
 
 static void test_junk_second_hello(struct victim *v, gconstpointer data)
@@ -447,7 +527,7 @@ static void test_n5_frame_behind_marker(struct victim *v, gconstpointer data)
 {
 	(void)data;
 	send_marker(v->tunnel, 1, 3);
-	send_frame(v->tunnel, 1, 3, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 3, 0, 1, 2);
 	expect_refused(v, "behind its marker");
 	vm_expect_nothing(v->vm[3]);
 }
@@ -456,11 +536,11 @@ static void test_n5_frame_behind_marker(struct victim *v, gconstpointer data)
 static void test_dropped(struct victim *v, gconstpointer data)
 {
 	(void)data;
-	send_frame(v->tunnel, 0, 77, 0, 0, 1, 2);
+	send_frame(v->tunnel, 0, 77, 0, 1, 2);
 	send_marker(v->tunnel, 0, 77);
-	send_frame(v->tunnel, 1, 1, 0, 0, 3, 3); /* my own VM's address */
-	send_frame(v->tunnel, 1, 1, 0, 0, 9, 4); /* of a VM that another host runs */
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 5);
+	send_frame(v->tunnel, 1, 1, 0, 3, 3); /* my own VM's address */
+	send_frame(v->tunnel, 1, 1, 0, 9, 4); /* of a VM that another host runs */
+	send_frame(v->tunnel, 1, 1, 0, 1, 5);
 	vm_expect(v->vm[3], 1, 5);
 	vm_expect_nothing(v->vm[3]);
 	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
@@ -473,7 +553,7 @@ static void test_pieces(struct victim *v, gconstpointer data)
 	(void)data;
 	int pair[2];
 	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
-	send_frame(pair[0], 1, 1, 0, 0, 1, 42);
+	send_frame(pair[0], 1, 1, 0, 1, 42);
 	char c;
 	while (recv(pair[1], &c, 1, MSG_DONTWAIT) == 1)
 		vm_send_bytes(v->tunnel, &c, 1);
@@ -487,7 +567,7 @@ static void test_n6_complete_by_later_marker(struct victim *v, gconstpointer dat
 {
 	(void)data;
 	host_cut(v->h, 3, 1);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 10);
+	send_frame(v->tunnel, 1, 1, 0, 1, 10);
 	vm_expect(v->vm[3], 1, 10);
 	net_marker(v->h->net, epoch_of(1), 1 << 1);
 	send_marker(v->tunnel, 1, 2); /* the other host has gone on: 1 was given up there, or a marker was left out */
@@ -502,8 +582,8 @@ static void test_n6_late(struct victim *v, gconstpointer data)
 	host_cut(v->h, 3, 1);
 	net_marker(v->h->net, epoch_of(1), 0);
 	HOST_WAIT(v->h, v->h->complete == 1);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 10);
-	send_frame(v->tunnel, 1, 2, 0, 0, 1, 11);
+	send_frame(v->tunnel, 1, 1, 0, 1, 10);
+	send_frame(v->tunnel, 1, 2, 0, 1, 11);
 	vm_expect(v->vm[3], 1, 11);
 	record_expect(v->h, 3, 1, 1, 0, NULL);
 	g_assert_cmpuint(host_stats(v->h).dropped, ==, 1);
@@ -519,7 +599,7 @@ static void test_junk_random(struct victim *v, gconstpointer data)
 		g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), ==, 0);
 		send_hello(pair[0], 1);
 		for (uint32_t i = 0; i < 8; i++) {
-			send_frame(pair[0], 1, 1 + i, 0, 0, 1, i);
+			send_frame(pair[0], 1, 1 + i, 0, 1, i);
 			send_marker(pair[0], 1, 1 + i);
 		}
 		ssize_t n = read(pair[1], b, sizeof b);
@@ -542,7 +622,7 @@ static void test_junk_random(struct victim *v, gconstpointer data)
 	v->vm[3] = host_connect(v->h, 3);
 	HOST_WAIT(v->h, v->h->up == 0);
 	victim_join(v);
-	send_frame(v->tunnel, 2, 1, 0, 0, 1, 12345);
+	send_frame(v->tunnel, 2, 1, 0, 1, 12345);
 	vm_expect(v->vm[3], 1, 12345);
 }
 
@@ -564,7 +644,7 @@ static void test_strangers(struct victim *v, gconstpointer data)
 	for (int i = 0; i < 8; i++)
 		if (i % 4)
 			vm_expect_closed(junk[i]);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
 	vm_expect(v->vm[3], 1, 2);
 	for (int i = 0; i < 8; i++)
 		close(junk[i]);
@@ -575,14 +655,14 @@ static void test_replaced(struct victim *v, gconstpointer data)
 {
 	(void)data;
 	int old = v->tunnel;
-	uint8_t hello[MESSAGE_HEADER_BYTES + 12];
+	uint8_t hello[MESSAGE_HEADER_BYTES + 20];
 	v->tunnel = tcp_connect(v->h->port);
 	send_hello(v->tunnel, 1);
 	read_all(v->tunnel, hello, sizeof hello);
 	vm_expect_closed(old);
 	close(old);
 	HOST_WAIT(v->h, v->h->downs == 1 && v->h->up == 1 << 1);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
 	vm_expect(v->vm[3], 1, 2);
 }
 
@@ -590,15 +670,10 @@ static void test_replaced(struct victim *v, gconstpointer data)
 static void test_ahead_bounded(struct victim *v, gconstpointer data)
 {
 	(void)data;
-	static uint8_t b[24 + VCFT_FRAME_MAX];
-	struct wire_writer w = wire_writer(b, 24);
-	wire_put_u64(&w, 99);
-	wire_put_u64(&w, 1);
-	g_autofree uint8_t *m = g_malloc0(MESSAGE_HEADER_BYTES + sizeof b);
-	message_header_encode(m, MESSAGE_FRAME, sizeof b);
-	memcpy(m + MESSAGE_HEADER_BYTES, b, sizeof b);
+	static uint8_t b[MESSAGE_HEADER_BYTES + 24 + VCFT_FRAME_MAX];
+	make_head(b, 99, 1, 0, VCFT_FRAME_MAX);
 	for (int i = 0; i < 2000; i++)
-		if (send(v->tunnel, m, MESSAGE_HEADER_BYTES + sizeof b, MSG_NOSIGNAL) < 0)
+		if (send(v->tunnel, b, sizeof b, MSG_NOSIGNAL) < 0)
 			break;
 	HOST_WAIT(v->h, v->h->downs == 1);
 	g_assert_true(HOST_GET(v->h, strstr(v->h->last_note, "too much") != NULL));
@@ -629,7 +704,10 @@ int main(int argc, char **argv)
 	ADD("junk-network-1", test_junk_network, GUINT_TO_POINTER(1));
 	ADD("junk-network-64", test_junk_network, GUINT_TO_POINTER(64));
 	ADD("junk-network-most", test_junk_network, GUINT_TO_POINTER(UINT32_MAX));
-	ADD("junk-reserved", test_junk_reserved, NULL);
+	ADD("TM2-number", test_junk_number, NULL);
+	ADD("TM1-frame", test_tm1_every_bit, GUINT_TO_POINTER(1));
+	ADD("TM1-marker", test_tm1_every_bit, GUINT_TO_POINTER(0));
+	ADD("TM1-hello", test_tm1_hello, NULL);
 	ADD("junk-second-hello", test_junk_second_hello, NULL);
 	ADD("N5-markers-out-of-order", test_n5_markers_out_of_order, NULL);
 	ADD("N5-frame-behind-marker", test_n5_frame_behind_marker, NULL);
