@@ -31,7 +31,6 @@ struct checkpoint {
 	unsigned waiting_captured, waiting_stored;
 	bool failed;
 	host_mask others;                        /* other hosts with VMs */
-	struct message_placement placement[VCFT_VM_MAX];
 	struct epoch_stored stored[VCFT_VM_MAX];
 	unsigned stored_count;
 };

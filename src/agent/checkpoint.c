@@ -108,7 +108,6 @@ void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 	memset(c, 0, sizeof *c);
 	c->epoch = act->epoch;
 	c->begun = clock_now();
-	memcpy(c->placement, act->placement, a->cluster->vm_count * sizeof c->placement[0]);
 	sink_generation(a->sink, act->generation);   /* what a newcomer has told while others came and went binds it no longer */
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
 		c->others |= host_bit(act->placement[i].host);

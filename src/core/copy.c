@@ -11,17 +11,18 @@ static bool stage_is(const struct copy *c, struct epoch_id e) { return c->staged
 
 static void drop_stage(struct copy *c) { c->staged = c->fills = false; }
 
-void copy_drop(struct copy *c) { *c = (struct copy){ .stream = c->stream }; }
+void copy_drop(struct copy *c) { *c = (struct copy){ .stream = c->stream, .newest = c->newest }; }
 
 /* ---- a stream ---- */
 
-enum copy_verdict copy_enter(struct copy *c, const struct copy_host *host, struct generation g, const void *stream)
+enum copy_verdict copy_enter(struct copy *c, const struct copy_host *host, struct generation g, const void *stream, uint64_t number)
 {
 	if (generation_cmp(g, host->generation) != 0 && !MUTANT(copy_any_generation))
 		return COPY_BAD_GENERATION;
-	if (host->told)
+	if (host->told || (number < c->newest && !MUTANT(copy_any_order)))
 		return COPY_CLOSED;
 	c->stream = stream;
+	c->newest = number;
 	return COPY_OK;
 }
 
@@ -134,7 +135,7 @@ bool copy_recover(struct copy *c, struct epoch_id r, bool *ret_applied)
 {
 	*ret_applied = apply(c, r);
 	drop_stage(c);
-	if (image_is_at(c, r) && (c->complete.n || MUTANT(copy_recover_incomplete)))
+	if (image_is_at(c, r) && c->complete.n)
 		return true;
 	copy_drop(c);
 	return false;

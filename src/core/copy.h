@@ -12,7 +12,8 @@
  *  K2 A stream whose base is staged but not committed here yet waits for that commit: the group may be slower than the stream.
  *  K3 A new epoch relative to the image replaces an uncommitted stage, which its source was told is aborted; so it is a later one.
  *  K4 Once the holdings were told, no stage is replaced and none kept until the next generation or BEGIN: what was told stays true.
- *  K5 One stream a copy: a newer one takes the older one's place, and only the one that has it touches the copy. A stream is of the generation that is.
+ *  K5 One stream a copy: a newer one takes the older one's place, never the other way round, and only the one that has it touches the copy. A stream is
+ *     of the generation that is. (A host that hung may find both in its backlog: the one that its source gave up would drop what the other has brought.)
  *  K6 An image that lacks an epoch is dropped when that epoch is committed, and not before: until then a recovery may need it, afterwards none can.
  *
  * What the pages are is the caller's; these are the decisions. Pure: no clock, socket, thread. The sink (store/) and the simulator link the same object. */
@@ -31,13 +32,14 @@ struct copy {
 	bool staged, fills;                        /* a stage is kept; it carries the last pages */
 	struct epoch_id stage;
 	const void *stream;                        /* K5; NULL: none */
+	uint64_t newest;                           /* number of the newest stream that had the place */
 };
 
 enum copy_verdict { COPY_OK, COPY_WAIT, COPY_CLOSED, COPY_BAD_GENERATION, COPY_BAD_BASE, COPY_BAD_ORDER, COPY_UNFINISHED };
 
 /* ---- a stream ---- */
-/* OPEN: a stream of a VM's host comes in, for generation g. OK: it has the copy's place. */
-enum copy_verdict copy_enter(struct copy *copy, const struct copy_host *host, struct generation g, const void *stream);
+/* OPEN: a stream of a VM's host comes in, for generation g; number: in the order in which connections came, from 1. OK: it has the copy's place. */
+enum copy_verdict copy_enter(struct copy *copy, const struct copy_host *host, struct generation g, const void *stream, uint64_t number);
 /* It has ended. */
 void copy_leave(struct copy *copy, const void *stream);
 /* It goes on where the image is: at base, now or when the stage is committed, and complete by then. */

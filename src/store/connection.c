@@ -142,7 +142,7 @@ static enum store_status become_current(struct connection *c, const struct strea
 {
 	struct sink *sink = c->sink;
 	g_mutex_lock(&sink->lock);
-	enum store_status status = sink->quit ? STORE_CLOSED : status_of(copy_enter(&c->vm->copy, &sink->host, m->generation, c));
+	enum store_status status = sink->quit ? STORE_CLOSED : status_of(copy_enter(&c->vm->copy, &sink->host, m->generation, c, c->number));
 	if (status == STORE_OK) {
 		for (guint i = 0; i < sink->connections->len; i++) {
 			struct connection *other = g_ptr_array_index(sink->connections, i);
@@ -359,6 +359,7 @@ void connection_start(struct sink *sink, int fd)
 	set_timeout(fd, SO_SNDTIMEO, OPEN_SECONDS);
 	g_mutex_lock(&sink->lock);
 	bool room = sink->connections->len < CONNECTIONS_MAX && !sink->quit;
+	c->number = ++sink->numbered;
 	if (room)
 		g_ptr_array_add(sink->connections, c);
 	g_mutex_unlock(&sink->lock);

@@ -27,6 +27,7 @@ struct sink_vm {
 
 struct connection {
 	struct sink *sink;
+	uint64_t number;                  /* in the order of accept(): K5 */
 	int fd;                           /* closed with sink->lock held */
 	gint closing;                     /* atomic */
 	bool opened;                      /* sink->lock: vm and generation are set */
@@ -54,6 +55,7 @@ struct sink {
 	GPtrArray *ended;                 /* threads of connections that are gone, to be joined */
 	GQueue todo; GCond work;          /* VMs with posts, for the workers */
 	struct copy_host host;
+	uint64_t numbered;                /* connections so far */
 	bool quit;
 	struct sink_vm vm[VCFT_VM_MAX];
 };
