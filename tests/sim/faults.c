@@ -1,7 +1,7 @@
 /* faults.c - what goes wrong in a run: at random times, and, worse, just before or behind a chosen step of the protocol. */
 #include "sim.h"
 
-enum { CRASH_ONE, CRASH_TWO, CUT, ONE_WAY, RESET, DIE, HANG, CHECKPOINT, KINDS };
+enum { CRASH_ONE, CRASH_TWO, CUT, MUTE, ONE_WAY, TUNNELS, RESET, DIE, HANG, WATCHDOG, FLAP, UPLINK, CHECKPOINT, KINDS };
 
 /* In a storm hosts come back at once and cuts are short: everything happens in the middle of something else. */
 static nsec_t until_better(struct world *w)
@@ -41,6 +41,7 @@ static void heal_cut(struct world *w, void *argument)
 	TRACE(w, NULL, "the network is whole");
 	for (uint32_t x = 1; x <= HOSTS; x++)
 		w->side[x] = 0;
+	w->mute = 0;
 	reconnect(w);
 	ring_connectivity_changed(w);
 }
@@ -55,6 +56,28 @@ static void cut_network(struct world *w, uint32_t alone)
 	sim_after(w, until_better(w), heal_cut, NULL);
 }
 
+/* Its cable is broken in one direction: it hears the others, and they do not hear it. */
+static void cut_off_mute(struct world *w, uint32_t x)
+{
+	cut_network(w, x);
+	w->mute = x;
+	TRACE(w, &w->host[x], "hears the others still");
+}
+
+/* Members come and go, each change in the middle of the last. */
+static void flap(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (w->quiet || n->n == 0)
+		return;
+	n->n--;
+	if (sim_chance(w, 500))
+		cut_network(w, sim_chance(w, 500) ? 1 + (uint32_t)sim_random(w, w->plan.hosts) : 0);
+	else
+		heal_cut(w, NULL);
+	sim_after(w, sim_between(w, 50 * USEC, 2 * MSEC), flap, n);
+}
+
 static void unblock(struct world *w, void *argument)
 {
 	struct note *n = argument;
@@ -62,15 +85,15 @@ static void unblock(struct world *w, void *argument)
 	link_unblock(w, (uint32_t)n->n, (uint32_t)n->m);
 }
 
-static void block(struct world *w)
+static void block(struct world *w, uint32_t from, uint32_t to)
 {
 	struct note *n = note_new(&w->host[1]);
-	n->n = 1 + sim_random(w, w->plan.hosts);
-	n->m = 1 + sim_random(w, w->plan.hosts);
-	if (n->n == n->m)
+	n->n = from;
+	n->m = to;
+	if (from == to)
 		return;
-	TRACE(w, &w->host[n->n], "its tunnel to host %llu stalls", (unsigned long long)n->m);
-	w->link[n->n][n->m].blocked = true;
+	TRACE(w, &w->host[from], "its connections to host %u stall", to);
+	w->link[from][to].blocked = true;
 	sim_after(w, sim_between(w, 100 * USEC, 15 * MSEC), unblock, n);
 }
 
@@ -93,6 +116,47 @@ static void hang(struct host *h)
 	h->slow_until = w->now + sim_between(w, 200 * USEC, 12 * MSEC);
 }
 
+/* The group's network is whole, that of tunnels and streams is cut. */
+static void cut_tunnels(struct world *w, uint32_t x)
+{
+	for (uint32_t y = 1; y <= w->plan.hosts; y++) {
+		block(w, x, y);
+		block(w, y, x);
+	}
+}
+
+static void uplink_free(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (!note_is_void(n) && w->now >= n->host->uplink_full_until)
+		uplink_flush(n->host);
+}
+
+static void fill_uplink(struct host *h)
+{
+	struct world *w = h->world;
+	h->uplink_full_until = w->now + sim_between(w, 100 * USEC, 8 * MSEC);
+	sim_after(w, h->uplink_full_until - w->now, uplink_free, note_new(h));
+}
+
+static void crash_later(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (!note_is_void(n) && !w->quiet)
+		crash(n->host);
+}
+
+/* It hangs, and the watchdog ends it; or the watchdog is wrong. */
+static void bite(struct host *h)
+{
+	struct world *w = h->world;
+	bool wrong = sim_chance(w, 400);
+	TRACE(w, h, wrong ? "its watchdog bites for nothing" : "hangs until its watchdog bites");
+	if (!wrong)
+		h->slow_until = w->now + 20 * MSEC;
+	sim_after(w, wrong ? 1 : sim_between(w, 2 * MSEC, 12 * MSEC), crash_later, note_new(h));
+}
+
 static void one_fault(struct world *w, void *argument)
 {
 	(void)argument;
@@ -106,7 +170,17 @@ static void one_fault(struct world *w, void *argument)
 			crash(some_host(w));
 		break;
 	case CUT: cut_network(w, sim_chance(w, 300) ? some_host(w)->id.n : 0); break;
-	case ONE_WAY: block(w); break;
+	case MUTE: cut_off_mute(w, some_host(w)->id.n); break;
+	case ONE_WAY: block(w, some_host(w)->id.n, some_host(w)->id.n); break;
+	case TUNNELS: cut_tunnels(w, some_host(w)->id.n); break;
+	case WATCHDOG: bite(some_host(w)); break;
+	case FLAP: {
+		struct note *n = note_new(some_host(w));
+		n->n = 2 + sim_random(w, 5);
+		flap(w, n);
+		break;
+	}
+	case UPLINK: fill_uplink(some_host(w)); break;
 	case RESET: {
 		uint32_t a = some_host(w)->id.n, b = some_host(w)->id.n;
 		if (a != b)
@@ -154,14 +228,7 @@ static void arm(struct world *w, struct trigger *t)
 {
 	uint64_t i = sim_random(w, sizeof moments / sizeof moments[0]);
 	*t = (struct trigger){ true, moments[i].action, moments[i].message, (uint32_t)(1 + sim_random(w, 16)), sim_chance(w, 300),
-		               (uint8_t)sim_random(w, 7) };
-}
-
-static void crash_later(struct world *w, void *argument)
-{
-	struct note *n = argument;
-	if (!note_is_void(n) && !w->quiet)
-		crash(n->host);
+		               (uint8_t)sim_random(w, 9) };
 }
 
 static void fire(struct host *h, const struct trigger *t)
@@ -175,6 +242,8 @@ static void fire(struct host *h, const struct trigger *t)
 	case 4: cut_network(w, 0); break;
 	case 5: cut_network(w, h->id.n); break;
 	case 6: hang(other); break;
+	case 7: cut_off_mute(w, h->id.n); break;
+	case 8: bite(h); break;
 	}
 }
 
@@ -224,7 +293,7 @@ void faults_heal(struct world *w)
 {
 	TRACE(w, NULL, "---- no more faults ----");
 	w->quiet = true;
-	w->plan.deaf = w->plan.refuse = w->plan.lose_ack = w->plan.fail_capture = w->plan.fail_place = w->plan.flicker = w->plan.slow = 0;
+	w->plan.deaf = w->plan.refuse = w->plan.lose_ack = w->plan.die_at_ack = w->plan.torn = w->plan.fail_capture = w->plan.fail_place = w->plan.flicker = w->plan.slow = 0;
 	for (uint32_t a = 1; a <= HOSTS; a++)
 		for (uint32_t b = 1; b <= HOSTS; b++)
 			w->link[a][b].blocked = false;
@@ -255,6 +324,9 @@ void faults_plan(struct world *w)
 	p->deaf_run = p->deaf != 0;
 	p->refuse = sometimes(w, 200, 60);
 	p->lose_ack = sometimes(w, 150, 60);
+	p->die_at_ack = sometimes(w, 150, 60);
+	p->torn = sometimes(w, 150, 60);
+	p->tight = sim_chance(w, 100);
 	p->fail_capture = sometimes(w, 150, 60);
 	p->fail_place = sometimes(w, 150, 200);
 	p->flicker = sometimes(w, 200, 300);
