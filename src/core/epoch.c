@@ -512,7 +512,7 @@ static bool choose_before(const struct epoch *e, host_mask hosts, struct epoch_i
 	HOST_FOR(h, hosts)
 		if (knows_less(&e->of[h.n], newest)) {
 			*ret_c = e->of[h.n].committed;
-			return !MUTANT(never_fall_back) && place_at(e, hosts, *ret_c, out, &ignored);
+			return place_at(e, hosts, *ret_c, out, &ignored);
 		}
 	return false;
 }
@@ -771,7 +771,7 @@ static void resume(struct epoch *e)
 		return;
 	if (!subset(e->participants, e->ready) && !MUTANT(resume_before_ready))
 		return;
-	if (!makes_quorum(e, e->ready) && !MUTANT(resume_by_few) && !MUTANT(recover_without_quorum))
+	if (!makes_quorum(e, e->ready) && !MUTANT(recover_without_quorum))
 		return;
 	e->resume_sent = true;
 	say(e, MESSAGE_RESUME);
@@ -878,7 +878,7 @@ static bool is_valid_begin(const struct epoch *e, const struct epoch_event *in)
 
 static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 {
-	if (e->aborted && !MUTANT(discard_at_once))
+	if (e->aborted)
 		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 	e->begun = m->epoch;
 	e->begun_at = now;
@@ -993,8 +993,6 @@ static void on_abort(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	suspect(e, now, m->vm, m->hosts);
 	if (epoch_cmp(m->epoch, e->begun) == 0 && is_open(e) && !MUTANT(commit_after_abort))
 		e->aborted = true;
-	if (MUTANT(discard_at_once) && e->aborted)
-		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 }
 
 static bool is_protected(const struct epoch *e)
@@ -1030,8 +1028,6 @@ static void commit(struct epoch *e)
 	e->was_protected = e->was_protected || is_protected(e);
 	show(e);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
-	if (MUTANT(apply_at_stored))
-		act_epoch(e, EPOCH_ACT_COMMIT, e->applied = e->committed);
 }
 
 static void on_known(struct epoch *e, nsec_t now, const struct epoch_event *in)

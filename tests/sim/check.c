@@ -143,12 +143,16 @@ static struct generation_check *generation_of(struct world *w, const struct epoc
 	return w->generations = g;
 }
 
-/* A recovery behind an epoch that only hosts knew which are away: its stages are dropped here, and the others' images may not be enough when they come back. */
+/* A recovery behind an epoch that only hosts knew which are away: now that is what there is, with the images that are left of it anywhere. */
 void check_rollback(struct host *h, const struct epoch_action *act)
 {
 	struct world *w = h->world;
-	if (generation_cmp(act->generation, w->known_generation) > 0 && epoch_cmp(act->epoch, w->known_epoch) < 0)
-		w->excused = true;
+	if (generation_cmp(act->generation, w->known_generation) <= 0 || epoch_cmp(act->epoch, w->known_epoch) >= 0 || w->excused)
+		return;
+	w->images = images_at(w, act->epoch, ~UINT64_C(0));
+	w->losses = 0;
+	w->excused = w->images == 0;
+	TRACE(w, h, "goes behind what others knew; images of the VM that has the fewest: %u", w->images);
 }
 
 void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct snapshot *copy)

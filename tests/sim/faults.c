@@ -224,6 +224,59 @@ static void aim(struct world *w, unsigned i)
 		                          sim_chance(w, 500), (uint8_t)(sim_chance(w, 650) ? 4 + sim_random(w, 2) : sim_random(w, 4)) };
 }
 
+/* ---- the shuttle: two sides that never meet, and a host, often an empty one, that makes a quorum with the one, then with the other ---- */
+
+static void shuttle_to(struct world *w, uint8_t side)
+{
+	if (w->quiet)
+		return;
+	w->side[w->shuttle->id.n] = side;
+	TRACE(w, w->shuttle, "goes to side %u", side);
+	reconnect(w);
+	ring_connectivity_changed(w);
+}
+
+static void shuttle_to_first(struct world *w, void *argument)
+{
+	(void)argument;
+	shuttle_to(w, 0);
+}
+
+static void shuttle_to_second(struct world *w, void *argument)
+{
+	(void)argument;
+	shuttle_to(w, 1);
+}
+
+static void shuttle_starts(struct world *w)
+{
+	static const struct { enum epoch_action_type action; enum message_type message; } leaves[] = {
+		{ EPOCH_ACT_SEND, MESSAGE_RESUME }, { EPOCH_ACT_SEND, MESSAGE_RECOVER }, { EPOCH_ACT_SEND, MESSAGE_READY }, { EPOCH_ACT_RUN, 0 } };
+	uint64_t k = sim_random(w, sizeof leaves / sizeof leaves[0]);
+	struct note *n = note_new(w->shuttle = some_host(w));
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		w->side[x] = x == w->shuttle->id.n ? 2 : (uint8_t)sim_random(w, 2);
+	w->count.cuts++;
+	TRACE(w, w->shuttle, "is the shuttle; sides %u %u %u %u %u", w->side[1], w->side[2], w->side[3], w->side[4], w->side[5]);
+	ring_connectivity_changed(w);
+	if (w->shuttle->up && sim_chance(w, 700)) {
+		host_crash(w->shuttle);
+		n = note_new(w->shuttle);
+		sim_after(w, sim_between(w, 100 * USEC, 2 * MSEC), restart, n);
+	}
+	sim_after(w, sim_between(w, 500 * USEC, 4 * MSEC), shuttle_to_first, NULL);
+	sim_after(w, sim_between(w, 12 * MSEC, 25 * MSEC), shuttle_to_second, NULL);
+	sim_after(w, sim_between(w, 15 * MSEC, 60 * MSEC), heal_cut, NULL);
+	w->trigger[1] = (struct trigger){ true, leaves[k].action, leaves[k].message, 1, sim_chance(w, 300), 10 };
+}
+
+static void shuttle_leaves(struct world *w)
+{
+	if (sim_chance(w, 300))
+		hang(w->shuttle);
+	sim_after(w, sim_between(w, 1, sim_chance(w, 500) ? 40 * USEC : 400 * USEC), shuttle_to_second, NULL);
+}
+
 static void arm(struct world *w, struct trigger *t)
 {
 	uint64_t i = sim_random(w, sizeof moments / sizeof moments[0]);
@@ -244,6 +297,8 @@ static void fire(struct host *h, const struct trigger *t)
 	case 6: hang(other); break;
 	case 7: cut_off_mute(w, h->id.n); break;
 	case 8: bite(h); break;
+	case 9: shuttle_starts(w); break;
+	case 10: shuttle_leaves(w); break;
 	}
 }
 
@@ -262,6 +317,8 @@ void faults_on_action(struct host *h, const struct epoch_action *act, bool befor
 		if (sim_tracing)
 			sim_trace(w, h, "now, %s this step:", before ? "before" : "behind");
 		fire(h, t);
+		if (w->plan.shuttle)
+			continue;
 		if (w->plan.aimed && i < 2)
 			aim(w, i + 1);
 		else if (sim_chance(w, 400))
@@ -305,6 +362,22 @@ void faults_heal(struct world *w)
 
 static unsigned sometimes(struct world *w, unsigned chance, unsigned most) { return sim_chance(w, chance) ? 1 + (unsigned)sim_random(w, most) : 0; }
 
+static void plan_shuttle(struct world *w)
+{
+	static const struct { enum epoch_action_type action; enum message_type message; } moments_of_commit[] = {
+		{ EPOCH_ACT_SEND, MESSAGE_STORED }, { EPOCH_ACT_SEND, MESSAGE_KNOWN }, { EPOCH_ACT_SEND, MESSAGE_ABORT }, { EPOCH_ACT_SEND, MESSAGE_STORED } };
+	struct plan *p = &w->plan;
+	if (w->seed % 4 != 3 || p->storm || p->aimed)
+		return;
+	uint64_t k = sim_random(w, sizeof moments_of_commit / sizeof moments_of_commit[0]);
+	p->shuttle = true;
+	p->hosts = sim_chance(w, 700) ? 3 : 5;
+	p->backups = p->hosts - 1;
+	p->slow = p->slow ? p->slow : 40;
+	w->trigger[0] = (struct trigger){ true, moments_of_commit[k].action, moments_of_commit[k].message, (uint32_t)(1 + sim_random(w, 20)), sim_chance(w, 300), 9 };
+	w->trigger[1].armed = w->trigger[2].armed = false;
+}
+
 void faults_plan(struct world *w)
 {
 	static const uint8_t hosts[] = { 2, 3, 3, 3, 3, 4, 4, 5 };
@@ -341,6 +414,7 @@ void faults_plan(struct world *w)
 	for (unsigned i = p->aimed ? 1 : 0; i < 3; i++)
 		if (sim_chance(w, 450))
 			arm(w, &w->trigger[i]);
+	plan_shuttle(w);
 	for (uint32_t x = 1; x <= p->hosts; x++)
 		host_start(&w->host[x]);
 	sim_after(w, 3 * MSEC, up, NULL);

@@ -174,6 +174,7 @@ struct plan {
 	bool hold, deaf_run;
 	bool storm;                          /* all the time something */
 	bool aimed;                          /* at a commit, then at the recovery, then at the next */
+	bool shuttle;                        /* a commit is torn between two sides; one host goes from one to the other */
 	bool tight;                          /* gates have little room */
 	unsigned deaf,                       /* worse than any group: a HELLO or STATE is lost at one host, right behind a change of members */
 	         refuse, lose_ack, die_at_ack, torn, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
@@ -216,6 +217,7 @@ struct world {
 	uint32_t mute;                       /* a cut off host that hears the others still; 0: none */
 	struct epoch_config config;
 	struct trigger trigger[3];
+	struct host *shuttle;
 	uint32_t rings;
 	uint64_t connections;
 	uint32_t incoming[VMS];              /* frames from outside to each VM */
