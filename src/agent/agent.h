@@ -31,7 +31,6 @@ struct checkpoint {
 	unsigned waiting_captured, waiting_stored;
 	bool failed;
 	host_mask others;                        /* other hosts with VMs */
-	struct message_placement placement[VCFT_VM_MAX];
 	struct epoch_stored stored[VCFT_VM_MAX];
 	unsigned stored_count;
 };
@@ -64,7 +63,7 @@ struct agent {
 	struct message_stats stats[VCFT_VM_MAX]; /* of the last checkpoint; those of other hosts' VMs as their STATS said */
 	struct epoch_id stats_epoch[VCFT_VM_MAX];
 	nsec_t stats_said;
-	host_mask complete_at_place[VCFT_VM_MAX]; /* backups that held the VM at c when this generation began, and have been in every epoch since */
+	host_mask complete_at[VCFT_VM_MAX];      /* backups that hold all of the VM at the last committed checkpoint: they need not be filled */
 	struct generation generation;            /* of the last PLACE */
 	struct epoch_id placed_at;               /* c of it */
 	struct checkpoint checkpoint;

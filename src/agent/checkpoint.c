@@ -102,23 +102,13 @@ static unsigned backups_of(struct agent *a, host_mask set, struct source_backup 
 	return n;
 }
 
-/* Images of VMs whose backup this host is no longer. */
-static void drop_unwanted_images(struct agent *a, const struct message_placement *placement)
-{
-	for (uint32_t i = 0; i < a->cluster->vm_count; i++)
-		if (!host_in(placement[i].backups, a->self) && placement[i].host.n != a->self.n)
-			sink_drop(a->sink, (struct vm_id){ i });
-}
-
 void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 {
 	struct checkpoint *c = &a->checkpoint;
 	memset(c, 0, sizeof *c);
 	c->epoch = act->epoch;
 	c->begun = clock_now();
-	memcpy(c->placement, act->placement, a->cluster->vm_count * sizeof c->placement[0]);
 	sink_generation(a->sink, act->generation);   /* what a newcomer has told while others came and went binds it no longer */
-	drop_unwanted_images(a, act->placement);
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
 		c->others |= host_bit(act->placement[i].host);
 		if (agent_has(a, i))
@@ -130,8 +120,7 @@ void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 		if (!agent_has(a, i))
 			continue;
 		unsigned n = backups_of(a, act->placement[i].backups, backups);
-		a->complete_at_place[i] &= act->placement[i].backups;   /* who misses an epoch is behind: it is filled anew */
-		machine_capture(a->machines[i], act->generation, act->epoch, backups, n, a->complete_at_place[i]);
+		machine_capture(a->machines[i], act->generation, act->epoch, backups, n, a->complete_at[i]);
 	}
 }
 
@@ -189,9 +178,18 @@ static void say_protected(struct agent *a)
 	           json_pack("{s:I, s:b}", "epoch", (json_int_t)view.committed.n, "protected", view.protected_));
 }
 
+/* Who misses a committed epoch is behind and is filled anew; who only missed one that was given up is not. */
+static void note_complete(struct agent *a, const struct checkpoint *c)
+{
+	for (uint32_t i = 0; i < c->stored_count; i++)
+		a->complete_at[c->stored[i].vm.n] = c->stored[i].complete;
+}
+
 void checkpoint_commit(struct agent *a, const struct epoch_action *act)
 {
-	sink_commit(a->sink, act->epoch);
+	sink_commit(a->sink, act->epoch);   /* images that lack it are dropped by this (K6), and not before */
+	if (epoch_cmp(a->checkpoint.epoch, act->epoch) == 0)
+		note_complete(a, &a->checkpoint);
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i))
 			machine_commit(a->machines[i], act->epoch);

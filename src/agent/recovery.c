@@ -212,7 +212,7 @@ void recovery_place(struct agent *a, const struct epoch_action *act)
 	a->waiting_placed = 1;
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
 		struct vm_id vm = { i };
-		a->complete_at_place[i] = act->epoch.n ? act->placement[i].backups : 0;
+		a->complete_at[i] = act->epoch.n ? act->placement[i].backups : 0;
 		if (act->placement[i].host.n == a->self.n)
 			place_one(a, vm, act);
 		else

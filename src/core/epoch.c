@@ -788,6 +788,8 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + or_default(e->config.settle, SETTLE) : now;
 	remember(e);
 	act_epoch(e, EPOCH_ACT_RUN, e->committed);
+	if (MUTANT(release_at_resume))
+		act_epoch(e, EPOCH_ACT_RELEASE, e->released = e->committed);
 	say(e, MESSAGE_KNOWN)->epoch = e->committed;
 }
 
@@ -1072,9 +1074,9 @@ static void release(struct epoch *e)
 	}
 	if (!may_commit(e) || !due)
 		return;
-	if (!makes_quorum(e, e->live_here))
+	if (!makes_quorum(e, e->live_here) && !MUTANT(release_by_few))
 		return;
-	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e))
+	if (e->config.hold_when_degraded && e->was_protected && !is_protected(e) && !MUTANT(release_when_degraded))
 		return;
 	MUST("E3", epoch_cmp(e->known, e->committed) <= 0);
 	e->released = e->known;

@@ -10,13 +10,14 @@
  *   charge.c   what a send() adds to SIOCOUTQ
  *   record.c   the cut and the channel records (N4 N6)
  *   tunnel.c   to the other hosts (N5)
- *   uplink.c   to the outside (U1 U2 U3) */
+ *   uplink.c   to the outside; U1-U5 are the gate's, core/gate.h */
 #ifndef VCFT_NET_NET_PRIVATE_H
 #define VCFT_NET_NET_PRIVATE_H
 
 #include "base/clock.h"
 #include "base/messages.h"
 #include "base/types.h"
+#include "core/gate.h"
 #include "net/net.h"
 
 #include <netinet/in.h>
@@ -200,17 +201,10 @@ struct vm {
 	size_t record_bytes;
 };
 
-struct held_epoch { struct epoch_id epoch; struct ring frames; struct held_epoch *next; };
-
 struct uplink {
 	struct source tap;
 	uint32_t network;
-	bool commit;
-	struct held_epoch *held;                /* ascending */
-	struct ring wire;                       /* may leave */
-	size_t bytes;                           /* of both */
-	struct ring kept;                       /* came in since the last release (U4); colour: the epoch in which */
-	size_t kept_bytes;
+	struct gate *gate;
 };
 
 struct network {
@@ -256,7 +250,7 @@ struct net {
 	enum net_state state;
 	struct generation generation;
 	struct epoch_id epoch;                  /* of a port that is added now */
-	struct epoch_id released, discarded;
+	struct epoch_id discarded;
 	struct {
 		bool open;
 		struct epoch_id r;
@@ -393,12 +387,13 @@ struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, 
 void uplink_close(struct net *net, struct uplink *uplink);
 /* Out (borrows the reference). */
 void uplink_send(struct net *net, struct uplink *uplink, struct frame *frame);
-void uplink_flush(struct net *net, struct uplink *uplink);
 void uplink_release_request(struct net *net, struct request *request);
-/* U4: remember a frame that came in; deliver those again that are left after a rollback. */
+/* U4: remember a frame that came in. */
 void uplink_keep(struct net *net, struct uplink *up, struct frame *frame);
-void uplink_redeliver(struct net *net, struct uplink *up);
-void uplink_rollback(struct net *net, struct uplink *uplink, struct epoch_id c);
+/* They go with the switch's states. */
+void uplink_freeze(struct uplink *uplink);
+void uplink_rollback(struct uplink *uplink, struct epoch_id c);
+void uplink_run(struct net *net, struct uplink *uplink);
 void uplink_announce(struct net *net, struct request *request);
 void uplink_count(const struct uplink *uplink, struct net_stats *stats);
 

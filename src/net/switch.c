@@ -207,7 +207,7 @@ void switch_clear(struct net *net, struct request *q)
 	net->state = NET_FROZEN;
 	net->generation = (struct generation){ 0 };
 	net->epoch = epoch_of(1);
-	net->released = net->discarded = epoch_of(0);
+	net->discarded = epoch_of(0);
 }
 
 /* ---- states ---- */
@@ -225,6 +225,9 @@ void switch_freeze(struct net *net, struct request *q)
 	net->state = NET_FROZEN;
 	net->marking.open = false;
 	for_all_ports(net, port_arm);
+	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
+		if (net->networks[n].uplink)
+			uplink_freeze(net->networks[n].uplink);
 }
 
 /* Of what came early only what is for g or newer still has a future. */
@@ -259,7 +262,7 @@ void switch_rollback(struct net *net, struct request *q)
 			tunnel_rollback(net, net->tunnels[h]);
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
 		if (net->networks[n].uplink)
-			uplink_rollback(net, net->networks[n].uplink, q->epoch);
+			uplink_rollback(net->networks[n].uplink, q->epoch);
 	ahead_rollback(net);
 }
 
@@ -275,10 +278,8 @@ void switch_run(struct net *net, struct request *q)
 	tunnel_run_ahead(net);
 	for_all_ports(net, port_arm);
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
-		if (net->networks[n].uplink) {
-			uplink_redeliver(net, net->networks[n].uplink);
-			uplink_flush(net, net->networks[n].uplink);
-		}
+		if (net->networks[n].uplink)
+			uplink_run(net, net->networks[n].uplink);
 }
 
 void switch_stats(struct net *net, struct request *q)

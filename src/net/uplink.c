@@ -1,17 +1,10 @@
-/* uplink.c - hold frames that leave the cluster until the checkpoint that made them is known everywhere.
+/* uplink.c - the network's way out: a TAP device behind a gate (core/gate.h, which keeps U1-U5) that holds frames until their checkpoint is known everywhere.
  *
- *   port ──► [epoch e] ──► [epoch e+1] ──released──► wire ──► TAP            (rollback to c: epochs > c dropped)
- *   TAP ──► switch ──► ports of this host
+ *   port ──► gate ──released──► TAP            TAP ──► switch ──► ports of this host; and the gate keeps it, for a rollback (U4)
  *
- * U1 A frame is written to the TAP only if its epoch <= released, or its network's output is immediate: checked at the one call of write().
- * U2 Frames of one port leave in the order they came: within an epoch that is the order of arrival, and a port's epochs only grow. A frame
- *    does not wait for a newer one of another VM that came before it.
- * U3 A rollback to c drops the held frames of epochs > c and no others; what was released is never rolled back.
- * U4 What came in since the last release, or while the switch stands, is delivered again after a rollback to c, unless it came in an epoch
- *    <= c: the VM that was rolled back has not seen it. So the outside need not wait until its own time-out sends it once more. At most
- *    KEPT_BYTES; the oldest are forgotten first, as any network may lose a frame.
- * At most limits.held_bytes are kept, then new frames are dropped as by any full queue. Nothing is written unless the switch runs. An
- * announcement is not the word of any VM: it has epoch 0. Thread: switch. No fragment reassembly. */
+ * A rollback undoes what the VMs here have heard from outside; so the outside need not wait until its own time-out sends it once more. A frame belongs to the
+ * newest epoch that a port of its network is in: one that another port has heard in an older one may hear it twice, which Ethernet allows; none lacks it.
+ * U1 is checked again at the one call of write(). An announcement is not the word of any VM: it has epoch 0. Thread: switch. No fragment reassembly. */
 #include "net/net-private.h"
 
 #include "base/must.h"
@@ -27,14 +20,14 @@
 #include <unistd.h>
 
 #define READ_BATCH 64           /* frames read from the TAP in one go */
-#define KEPT_BYTES (4u << 20)   /* of frames that came in, for U4 */
+#define KEPT_BYTES (4u << 20)   /* of frames that came in (U4, U5) */
 
 /* ---- out ---- */
 
 /* False: the TAP takes no more now. */
 static bool tap_write(struct net *net, struct uplink *up, const struct frame *f)
 {
-	MUST("U1", net->state == NET_RUNNING && (!up->commit || epoch_cmp(f->colour, net->released) <= 0));
+	MUST("U1", net->state == NET_RUNNING);
 	ssize_t n = write(up->tap.fd, f->data, f->size);
 	if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
 		return false;
@@ -45,150 +38,63 @@ static bool tap_write(struct net *net, struct uplink *up, const struct frame *f)
 	return true;
 }
 
-void uplink_flush(struct net *net, struct uplink *up)
+static void uplink_flush(struct net *net, struct uplink *up)
 {
-	if (net->state != NET_RUNNING)
-		return;
-	while (up->held && epoch_cmp(up->held->epoch, net->released) <= 0) {
-		struct held_epoch *h = up->held;
-		while (h->frames.count)
-			ring_push(&up->wire, ring_pop(&h->frames));
-		ring_free(&net->pool, &h->frames);
-		up->held = h->next;
-		g_free(h);
-	}
-	while (up->wire.count && tap_write(net, up, ring_at(&up->wire, 0)->frame)) {
-		struct frame *f = ring_pop(&up->wire);
-		up->bytes -= f->size;
-		frame_unref(&net->pool, f);
-	}
-	source_arm(net, &up->tap, EPOLLIN | (up->wire.count ? EPOLLOUT : 0));
-}
-
-/* The ring of frames of an epoch, made if it is the first. */
-static struct ring *held_ring(struct uplink *up, struct epoch_id epoch)
-{
-	struct held_epoch **at = &up->held;
-	while (*at && epoch_cmp((*at)->epoch, epoch) < 0)
-		at = &(*at)->next;
-	if (!*at || (*at)->epoch.n != epoch.n) {
-		struct held_epoch *h = g_new0(struct held_epoch, 1);
-		h->epoch = epoch;
-		h->next = *at;
-		*at = h;
-	}
-	return &(*at)->frames;
+	const struct frame *f;
+	while ((f = gate_next(up->gate)) && tap_write(net, up, f))
+		gate_sent(up->gate);
+	source_arm(net, &up->tap, EPOLLIN | (f ? EPOLLOUT : 0));
 }
 
 void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 {
 	MUST("N2", frame->from.n == 0);
-	if (up->bytes + frame->size > net->limits.held_bytes) {
-		net->stats.dropped++;
-		return;
-	}
-	up->bytes += frame->size;
-	bool held = up->commit && epoch_cmp(frame->colour, net->released) > 0;
-	ring_push(held ? held_ring(up, frame->colour) : &up->wire, frame_ref(frame));
-	if (!held)
+	if (gate_send(up->gate, frame, frame->size, frame->colour)) {
+		frame_ref(frame);
 		uplink_flush(net, up);
-}
-
-static void kept_forget(struct net *net, struct uplink *up)
-{
-	struct frame *f = ring_pop(&up->kept);
-	up->kept_bytes -= f->size;
-	frame_unref(&net->pool, f);
-}
-
-static void kept_trim(struct net *net, struct uplink *up)
-{
-	while (up->kept.count && epoch_cmp(ring_at(&up->kept, 0)->frame->colour, net->released) <= 0)
-		kept_forget(net, up);
-}
-
-void uplink_keep(struct net *net, struct uplink *up, struct frame *frame)
-{
-	const struct port *p = net->networks[up->network].ports;
-	frame->colour = net->state != NET_RUNNING ? epoch_of(UINT64_MAX) : p ? p->epoch : epoch_next(net->released);
-	up->kept_bytes += frame->size;
-	ring_push(&up->kept, frame_ref(frame));
-	while (up->kept_bytes > KEPT_BYTES)
-		kept_forget(net, up);
-}
-
-void uplink_redeliver(struct net *net, struct uplink *up)
-{
-	for (size_t left = up->kept.count; left; left--) {
-		struct frame *f = ring_pop(&up->kept);
-		up->kept_bytes -= f->size;
-		switch_from_uplink(net, f); /* keeps it again, in the epoch that is now */
-	}
-}
-
-static void kept_rollback(struct net *net, struct uplink *up, struct epoch_id c)
-{
-	for (size_t left = up->kept.count; left; left--) {
-		struct frame *f = ring_pop(&up->kept);
-		if (epoch_cmp(f->colour, c) > 0) {
-			ring_push(&up->kept, f);
-			continue;
-		}
-		up->kept_bytes -= f->size;
-		frame_unref(&net->pool, f);
+	} else {
+		net->stats.dropped++;
 	}
 }
 
 void uplink_release_request(struct net *net, struct request *q)
 {
-	if (net->state == NET_FROZEN || epoch_cmp(q->epoch, net->released) <= 0)
-		return;
-	net->released = q->epoch;
 	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
 		if (net->networks[n].uplink) {
+			gate_release(net->networks[n].uplink->gate, q->epoch);
 			uplink_flush(net, net->networks[n].uplink);
-			kept_trim(net, net->networks[n].uplink);
 		}
-}
-
-static void held_free(struct net *net, struct uplink *up, struct held_epoch *h)
-{
-	for (size_t i = 0; i < h->frames.count; i++)
-		up->bytes -= ring_at(&h->frames, i)->frame->size;
-	ring_free(&net->pool, &h->frames);
-	g_free(h);
-}
-
-void uplink_rollback(struct net *net, struct uplink *up, struct epoch_id c)
-{
-	MUST("U3", epoch_cmp(net->released, c) <= 0);
-	kept_rollback(net, up, c);
-	struct held_epoch **at = &up->held;
-	while (*at && epoch_cmp((*at)->epoch, c) <= 0)
-		at = &(*at)->next;
-	while (*at) {
-		struct held_epoch *h = *at;
-		*at = h->next;
-		MUST("U3", epoch_cmp(h->epoch, c) > 0);
-		held_free(net, up, h);
-	}
-	for (size_t left = up->wire.count; left; left--) { /* only an immediate network has any that are newer */
-		struct frame *f = ring_pop(&up->wire);
-		if (epoch_cmp(f->colour, c) <= 0) {
-			ring_push(&up->wire, f);
-			continue;
-		}
-		up->bytes -= f->size;
-		frame_unref(&net->pool, f);
-	}
 }
 
 void uplink_count(const struct uplink *up, struct net_stats *stats)
 {
-	stats->held_bytes += up->bytes;
-	stats->held_frames += up->wire.count;
-	for (const struct held_epoch *h = up->held; h; h = h->next)
-		stats->held_frames += h->frames.count;
+	struct gate_view view;
+	gate_view(up->gate, &view);
+	stats->held_bytes += view.held_bytes;
+	stats->held_frames += view.held_frames;
+}
+
+/* ---- with the switch ---- */
+
+void uplink_freeze(struct uplink *up) { gate_freeze(up->gate); }
+void uplink_rollback(struct uplink *up, struct epoch_id c) { gate_rollback(up->gate, c); }
+
+void uplink_run(struct net *net, struct uplink *up)
+{
+	struct frame *f;
+	gate_run(up->gate);
+	while ((f = gate_again(up->gate)))
+		switch_from_uplink(net, f);
+	uplink_flush(net, up);
+}
+
+/* U4 */
+void uplink_keep(struct net *net, struct uplink *up, struct frame *frame)
+{
+	struct epoch_id newest = { 0 };
+	for (const struct port *p = net->networks[up->network].ports; p; p = p->next)
+		newest = epoch_cmp(p->epoch, newest) > 0 ? p->epoch : newest;
+	gate_keep(up->gate, frame_ref(frame), frame->size, newest);
 }
 
 /* ---- announcement ---- */
@@ -273,14 +179,27 @@ static int tap_open(const char *name, GError **error)
 	return fd;
 }
 
+static void frame_dropped(void *frame, void *net) { frame_unref(&((struct net *)net)->pool, frame); }
+
+/* An uplink that is added later than others stands where they do. */
+static void catch_up(const struct net *net, struct gate *gate)
+{
+	if (net->state != NET_FROZEN)
+		gate_rollback(gate, epoch_of(0));
+	if (net->state == NET_RUNNING)
+		gate_run(gate);
+}
+
 struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, bool commit, GError **error)
 {
 	int fd = tap_open(name, error);
 	if (fd < 0)
 		return NULL;
 	struct uplink *up = g_new0(struct uplink, 1);
+	struct gate_options options = { !commit, net->limits.held_bytes, KEPT_BYTES, frame_dropped, net };
 	up->network = network;
-	up->commit = commit;
+	up->gate = gate_new(&options);
+	catch_up(net, up->gate);
 	source_open(net, &up->tap, fd, EPOLLIN, tap_ready);
 	return up;
 }
@@ -288,12 +207,6 @@ struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, 
 void uplink_close(struct net *net, struct uplink *up)
 {
 	source_close(net, &up->tap);
-	while (up->held) {
-		struct held_epoch *h = up->held;
-		up->held = h->next;
-		held_free(net, up, h);
-	}
-	ring_free(&net->pool, &up->wire);
-	ring_free(&net->pool, &up->kept);
+	gate_free(up->gate);
 	loop_bury(net, up);
 }

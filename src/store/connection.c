@@ -3,10 +3,7 @@
  *   OPEN ──► EPOCH ─(wait for the base: K2)─► stage, chunk by chunk, space reserved ──► complete: the VM's stage ──► ACK
  *                                                  └─ anything wrong: status, end (S3)
  *
- *  K2 A stream whose base is an epoch that is staged but not committed here yet waits for that commit: the group may be slower than the stream.
- *  K3 A new EPOCH with the image's epoch as base replaces an uncommitted stage: its source was told that it is aborted.
- *  K4 After sink_holdings() no stage is replaced and none acknowledged until the next generation: what was told stays true.
- *  K5 One connection a VM: a newer one takes the older one's place. A connection touches image and stage only while it is vm->connection.
+ * Who may touch image and stage, and when, is decided in core/copy.c (K2-K5, S2); here the bytes are moved.
  *
  * Thread: one for each connection; it ends by itself, and is joined later. */
 #include "store/sink-private.h"
@@ -95,6 +92,18 @@ static bool spec_has_shape(const struct image_spec *spec, const struct store_sha
 	return store_shape_equal(&s, shape);
 }
 
+static enum store_status status_of(enum copy_verdict verdict)
+{
+	static const enum store_status of[] = { [COPY_OK] = STORE_OK,
+		                                [COPY_WAIT] = STORE_BAD_BASE,
+		                                [COPY_CLOSED] = STORE_CLOSED,
+		                                [COPY_BAD_GENERATION] = STORE_BAD_GENERATION,
+		                                [COPY_BAD_BASE] = STORE_BAD_BASE,
+		                                [COPY_BAD_ORDER] = STORE_BAD_ORDER,
+		                                [COPY_UNFINISHED] = STORE_BAD_ORDER };
+	return of[verdict];
+}
+
 /* An empty image at base, in place of what is there. */
 static enum store_status make_image(struct sink_vm *vm, const struct stream_open *m)
 {
@@ -103,44 +112,37 @@ static enum store_status make_image(struct sink_vm *vm, const struct stream_open
 	if (vm->sink->callbacks.spec(vm->id, &spec, vm->sink->user)) {
 		status = STORE_BAD_SHAPE;
 		if (spec_has_shape(&spec, &m->shape)) {
-			sink_drop_stage(vm);
-			sink_drop_image(vm);
+			copy_drop(&vm->copy);
+			sink_follow(vm);
 			image_remove_files(&spec);
 			vm->image = image_open(&spec, NULL);
 			status = vm->image ? STORE_OK : STORE_NO_SPACE;
 		}
 	}
-	if (status == STORE_OK)
+	if (status == STORE_OK) {
 		image_begin(vm->image, m->base);
+		copy_start(&vm->copy, m->base);
+	}
 	free_spec(&spec);
 	return status;
 }
 
-/* The image must be there: at base, or as soon as the stage is committed. */
+/* The image must be there. */
 static enum store_status find_image(const struct sink_vm *vm, const struct stream_open *m)
 {
 	struct store_shape shape;
 	if (!vm->image)
 		return STORE_BAD_BASE;
 	image_shape(vm->image, &shape);
-	if (!store_shape_equal(&shape, &m->shape))
-		return STORE_BAD_SHAPE;
-	if (!epoch_cmp(image_epoch(vm->image), m->base) && image_complete(vm->image).n)
-		return STORE_OK;
-	bool coming = vm->stage && !epoch_cmp(stage_epoch(vm->stage), m->base) && (image_complete(vm->image).n || stage_fills(vm->stage));
-	return coming ? STORE_OK : STORE_BAD_BASE;
+	return store_shape_equal(&shape, &m->shape) ? status_of(copy_find(&vm->copy, m->base)) : STORE_BAD_SHAPE;
 }
 
-/* Make the connection the one of its VM and generation; the VM's lock is held. */
+/* Make the connection the one of its VM (K5); the VM's lock is held. */
 static enum store_status become_current(struct connection *c, const struct stream_open *m)
 {
 	struct sink *sink = c->sink;
-	enum store_status status = STORE_OK;
 	g_mutex_lock(&sink->lock);
-	if (generation_cmp(m->generation, sink->generation))
-		status = STORE_BAD_GENERATION;
-	else if (sink->told || sink->quit)
-		status = STORE_CLOSED;
+	enum store_status status = sink->quit ? STORE_CLOSED : status_of(copy_enter(&c->vm->copy, &sink->host, m->generation, c, c->number));
 	if (status == STORE_OK) {
 		for (guint i = 0; i < sink->connections->len; i++) {
 			struct connection *other = g_ptr_array_index(sink->connections, i);
@@ -152,10 +154,8 @@ static enum store_status become_current(struct connection *c, const struct strea
 		c->opened = true;
 	}
 	g_mutex_unlock(&sink->lock);
-	if (status == STORE_OK) {
-		c->vm->connection = c;
+	if (status == STORE_OK)
 		g_cond_broadcast(&c->vm->changed);
-	}
 	return status;
 }
 
@@ -178,41 +178,29 @@ static enum store_status on_open(struct connection *c, const struct stream_open 
 }
 
 /* ---- an epoch; the VM's lock is held ---- */
-static bool is_told(struct sink *sink)
-{
-	g_mutex_lock(&sink->lock);
-	bool told = sink->told;
-	g_mutex_unlock(&sink->lock);
-	return told;
-}
-
 static enum store_status may_touch(struct connection *c)
 {
-	if (g_atomic_int_get(&c->closing) || c->vm->connection != c || !c->vm->image)
-		return STORE_CLOSED;
-	return is_told(c->sink) ? STORE_CLOSED : STORE_OK;
+	struct copy_host host = sink_host(c->sink);
+	return g_atomic_int_get(&c->closing) ? STORE_CLOSED : status_of(copy_may_touch(&c->vm->copy, &host, c));
 }
 
-static bool base_is_staged(const struct sink_vm *vm, struct epoch_id base)
+static enum copy_verdict try_begin(struct connection *c, const struct stream_epoch *e)
 {
-	return vm->image && vm->stage && epoch_cmp(image_epoch(vm->image), base) && !epoch_cmp(stage_epoch(vm->stage), base);
+	struct copy_host host = sink_host(c->sink);
+	return g_atomic_int_get(&c->closing) ? COPY_CLOSED : copy_begin(&c->vm->copy, &host, c, e->epoch, e->base);
 }
 
 static enum store_status begin_stage(struct connection *c, const struct stream_epoch *e)
 {
 	struct sink_vm *vm = c->vm;
-	while (base_is_staged(vm, e->base) && may_touch(c) == STORE_OK) {    /* K2 */
+	enum copy_verdict verdict;
+	while ((verdict = try_begin(c, e)) == COPY_WAIT) {    /* K2 */
 		g_cond_wait(&vm->changed, &vm->lock);
 		sink_settle(vm);
 	}
-	enum store_status status = may_touch(c);
-	if (status != STORE_OK)
-		return status;
-	if (epoch_cmp(image_epoch(vm->image), e->base))
-		return STORE_BAD_BASE;
-	if (vm->stage && epoch_cmp(e->epoch, stage_epoch(vm->stage)) <= 0)
-		return STORE_BAD_ORDER;
-	sink_drop_stage(vm);    /* K3 */
+	if (verdict != COPY_OK)
+		return status_of(verdict);
+	sink_follow(vm);
 	c->stage = stage_new(&c->shape, e->epoch, e->base, c->sink->limits.stage_bytes, &c->sink->stage_bytes);
 	return STORE_OK;
 }
@@ -245,7 +233,7 @@ static enum store_status reserve_chunk(struct connection *c)
 	return status;
 }
 
-/* S2: the stage is complete; it is the VM's now, and acknowledged. */
+/* The stage has come in: it is the VM's now, and acknowledged (S2). */
 static enum store_status keep_stage(struct connection *c)
 {
 	struct sink_vm *vm = c->vm;
@@ -253,11 +241,11 @@ static enum store_status keep_stage(struct connection *c)
 	if (fault(FAULT_STAGE_SLOW))
 		g_usleep(200 * 1000);
 	sink_lock(vm);
-	enum store_status status = may_touch(c);
-	if (status == STORE_OK && epoch_cmp(image_epoch(vm->image), stage_base(c->stage)))
-		status = STORE_BAD_BASE;
+	struct copy_host host = sink_host(c->sink);
+	enum store_status status = g_atomic_int_get(&c->closing) ? STORE_CLOSED :
+		status_of(copy_keep(&vm->copy, &host, c, epoch, stage_base(c->stage), stage_fills(c->stage), stage_complete(c->stage)));
 	if (status == STORE_OK) {
-		sink_drop_stage(vm);
+		stage_free(vm->stage);
 		vm->stage = g_steal_pointer(&c->stage);
 	}
 	g_mutex_unlock(&vm->lock);
@@ -327,8 +315,7 @@ static void connection_end(struct connection *c)
 	struct sink *sink = c->sink;
 	if (c->vm) {
 		g_mutex_lock(&c->vm->lock);
-		if (c->vm->connection == c)
-			c->vm->connection = NULL;
+		copy_leave(&c->vm->copy, c);
 		g_mutex_unlock(&c->vm->lock);
 	}
 	stage_free(c->stage);
@@ -372,6 +359,7 @@ void connection_start(struct sink *sink, int fd)
 	set_timeout(fd, SO_SNDTIMEO, OPEN_SECONDS);
 	g_mutex_lock(&sink->lock);
 	bool room = sink->connections->len < CONNECTIONS_MAX && !sink->quit;
+	c->number = ++sink->numbered;
 	if (room)
 		g_ptr_array_add(sink->connections, c);
 	g_mutex_unlock(&sink->lock);

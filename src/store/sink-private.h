@@ -4,6 +4,7 @@
 #ifndef VCFT_STORE_SINK_PRIVATE_H
 #define VCFT_STORE_SINK_PRIVATE_H
 
+#include "core/copy.h"
 #include "store/store-private.h"
 
 #define SINK_WORKERS 2u
@@ -17,15 +18,16 @@ struct sink_vm {
 	struct vm_id id;
 	GMutex lock;                      /* guards this block */
 	GCond changed;                    /* image or stage changed, or a connection is to end */
-	struct image *image;
-	struct stage *stage;              /* complete, not committed */
-	struct connection *connection;    /* the newest */
+	struct copy copy;                 /* what is decided about image and stage (core/copy.h); its stream: a connection */
+	struct image *image;              /* copy.there */
+	struct stage *stage;              /* copy.staged */
 	GArray *posts;                    /* struct post; sink->lock */
 	gint used;                        /* atomic: it ever had an image or a connection */
 };
 
 struct connection {
 	struct sink *sink;
+	uint64_t number;                  /* in the order of accept(): K5 */
 	int fd;                           /* closed with sink->lock held */
 	gint closing;                     /* atomic */
 	bool opened;                      /* sink->lock: vm and generation are set */
@@ -52,8 +54,9 @@ struct sink {
 	GPtrArray *connections;
 	GPtrArray *ended;                 /* threads of connections that are gone, to be joined */
 	GQueue todo; GCond work;          /* VMs with posts, for the workers */
-	struct generation generation;
-	bool told, quit;                  /* K4 */
+	struct copy_host host;
+	uint64_t numbered;                /* connections so far */
+	bool quit;
 	struct sink_vm vm[VCFT_VM_MAX];
 };
 
@@ -62,9 +65,9 @@ struct sink {
 void sink_settle(struct sink_vm *vm);
 /* Lock it and settle. */
 void sink_lock(struct sink_vm *vm);
-/* The lock is held. */
-void sink_drop_stage(struct sink_vm *vm);
-void sink_drop_image(struct sink_vm *vm);
+/* What the copy no longer has goes; its lock is held. */
+void sink_follow(struct sink_vm *vm);
+struct copy_host sink_host(struct sink *sink);
 
 /* ---- connection.c ---- */
 /* Serve a new connection, in a thread of its own. */

@@ -3,7 +3,7 @@
  *   listener ──accept──► connection.c ──► stage, complete (the VM's)
  *                        sink_commit ──post──► worker ──────┴──────► image (the VM's)
  *
- *  S1 An image changes only in vm_commit(): by a post COMMIT(r) or a recovery to r, from the VM's complete stage of r, its base the image's epoch.
+ * What may be touched, applied, told and dropped is decided in core/copy.c (S1, S2, S4, S6, K2-K6); here it is done.
  *  S3 What is refused is answered with a status, then the connection ends; the VM's image and stage are as before.
  *  K1 Posts (commit, discard) of a VM are carried out in order, by whoever holds the VM's lock first: a worker, or who needs them done.
  *
@@ -20,16 +20,21 @@
 #include <unistd.h>
 
 /* ---- a VM's image and stage; vm->lock is held ---- */
-void sink_drop_stage(struct sink_vm *vm)
+void sink_follow(struct sink_vm *vm)
 {
-	stage_free(g_steal_pointer(&vm->stage));
+	if (!vm->copy.staged)
+		stage_free(g_steal_pointer(&vm->stage));
+	if (!vm->copy.there)
+		image_remove(g_steal_pointer(&vm->image));
 	g_cond_broadcast(&vm->changed);
 }
 
-void sink_drop_image(struct sink_vm *vm)
+struct copy_host sink_host(struct sink *sink)
 {
-	image_remove(g_steal_pointer(&vm->image));
-	g_cond_broadcast(&vm->changed);
+	g_mutex_lock(&sink->lock);
+	struct copy_host host = sink->host;
+	g_mutex_unlock(&sink->lock);
+	return host;
 }
 
 /* S5 */
@@ -43,15 +48,12 @@ static void verify(struct sink_vm *vm, const uint64_t expected[2], struct epoch_
 		vm->sink->callbacks.verify_failed(vm->id, r, vm->sink->user);
 }
 
-/* S1: the only place where an image changes. */
-static void vm_commit(struct sink_vm *vm, struct epoch_id r)
+/* The stage moves into the image, as the copy says. */
+static void apply(struct sink_vm *vm, struct epoch_id r)
 {
-	if (!vm->stage || epoch_cmp(stage_epoch(vm->stage), r))
-		return;
-	MUST("S1", vm->image != NULL);
 	stage_apply(vm->stage, vm->image);
+	MUST("S1", epoch_cmp(image_epoch(vm->image), r) == 0);
 	verify(vm, stage_ram_hash(vm->stage), r);
-	sink_drop_stage(vm);
 }
 
 static bool next_post(struct sink_vm *vm, struct post *ret_post)
@@ -71,10 +73,11 @@ void sink_settle(struct sink_vm *vm)
 {
 	struct post p;
 	while (next_post(vm, &p)) {
-		if (p.commit)
-			vm_commit(vm, p.epoch);
-		else if (vm->stage && epoch_cmp(stage_epoch(vm->stage), p.epoch) == 0)
-			sink_drop_stage(vm);
+		if (!p.commit)
+			copy_discard(&vm->copy, p.epoch);
+		else if (copy_commit(&vm->copy, p.epoch) == COPY_APPLIED)
+			apply(vm, p.epoch);
+		sink_follow(vm);
 	}
 }
 
@@ -147,8 +150,7 @@ static bool of_vm(const struct connection *c, const void *vm) { return c->opened
 void sink_generation(struct sink *sink, struct generation g)
 {
 	g_mutex_lock(&sink->lock);
-	sink->generation = g;
-	sink->told = false;
+	copy_host_generation(&sink->host, g);
 	g_mutex_unlock(&sink->lock);
 	connection_end_all(sink, of_older_generation, &g);
 }
@@ -159,17 +161,7 @@ void sink_discard(struct sink *sink, struct epoch_id r) { post_all(sink, (struct
 static bool holding(struct sink_vm *vm, struct message_holding *out)
 {
 	sink_lock(vm);
-	*out = (struct message_holding){ .vm = vm->id };
-	if (vm->image) {
-		out->image = image_epoch(vm->image);
-		out->complete = image_complete(vm->image);
-		if (vm->stage) {
-			out->staged = stage_epoch(vm->stage);
-			if (!out->complete.n && stage_fills(vm->stage))
-				out->complete = out->staged;
-		}
-	}
-	bool any = vm->image != NULL;
+	bool any = copy_holding(&vm->copy, vm->id, out);
 	g_mutex_unlock(&vm->lock);
 	return any;
 }
@@ -178,7 +170,7 @@ uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT
 {
 	uint32_t n = 0;
 	g_mutex_lock(&sink->lock);
-	sink->told = true;
+	copy_host_tell(&sink->host);
 	g_mutex_unlock(&sink->lock);
 	connection_wake_all(sink);
 	for (unsigned i = 0; i < VCFT_VM_MAX; i++)
@@ -195,10 +187,11 @@ void sink_recover(struct sink *sink, struct epoch_id c)
 		if (!g_atomic_int_get(&vm->used))
 			continue;
 		sink_lock(vm);
-		vm_commit(vm, c);
-		sink_drop_stage(vm);
-		if (vm->image && (epoch_cmp(image_epoch(vm->image), c) || !image_complete(vm->image).n))
-			sink_drop_image(vm);
+		bool applied;
+		copy_recover(&vm->copy, c, &applied);
+		if (applied)
+			apply(vm, c);
+		sink_follow(vm);
 		g_mutex_unlock(&vm->lock);
 	}
 }
@@ -208,8 +201,9 @@ struct image *sink_take(struct sink *sink, struct vm_id id)
 	struct sink_vm *vm = &sink->vm[id.n];
 	connection_end_all(sink, of_vm, vm);
 	sink_lock(vm);
-	sink_drop_stage(vm);
 	struct image *image = g_steal_pointer(&vm->image);
+	copy_drop(&vm->copy);
+	sink_follow(vm);
 	g_mutex_unlock(&vm->lock);
 	if (image)
 		image_set_disks_writable(image, false, NULL);
@@ -225,10 +219,11 @@ void sink_give(struct sink *sink, struct vm_id id, struct image *image)
 	}
 	connection_end_all(sink, of_vm, vm);
 	sink_lock(vm);
-	sink_drop_stage(vm);
 	if (vm->image != image)
 		image_free(g_steal_pointer(&vm->image));
 	vm->image = image;
+	copy_give(&vm->copy, image_epoch(image), image_complete(image));
+	sink_follow(vm);
 	g_mutex_unlock(&vm->lock);
 	g_atomic_int_set(&vm->used, 1);
 }
@@ -236,8 +231,8 @@ void sink_give(struct sink *sink, struct vm_id id, struct image *image)
 static void drop(struct sink_vm *vm)
 {
 	sink_lock(vm);
-	sink_drop_stage(vm);
-	sink_drop_image(vm);
+	copy_drop(&vm->copy);
+	sink_follow(vm);
 	g_mutex_unlock(&vm->lock);
 }
 

@@ -6,6 +6,7 @@
  *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
  *  P5      when an epoch is committed its images are counted; unless as many hosts were lost since as hold some VM, the cluster runs again when all faults
  *          have ended, and commits, and every VM has its B backups.
+ *  U4      what came from outside while a VM was here is part of its history, once, whenever it runs again here.
  *  P7      VMs stop for a loss or for trouble, never for a checkpoint that failed. */
 #include "sim.h"
 
@@ -13,7 +14,7 @@
 
 /* ---- P1, P2 ---- */
 
-static void check_pair(struct world *w, const char *when, uint32_t from, uint32_t to, const struct copy *sender, const struct copy *receiver)
+static void check_pair(struct world *w, const char *when, uint32_t from, uint32_t to, const struct snapshot *sender, const struct snapshot *receiver)
 {
 	const struct frame *sent = sender ? sender->state.sent[to] : NULL, *have = receiver ? receiver->state.received[from] : NULL;
 	if ((have ? have->number : 0) > (sent ? sent->number : 0))
@@ -31,7 +32,7 @@ static void check_pair(struct world *w, const char *when, uint32_t from, uint32_
 		              sent ? sent->number : 0, have && sent && have->number == sent->number ? ", of another history" : "");
 }
 
-static void check_consistent(struct world *w, const char *when, const struct copy *const copy[])
+static void check_consistent(struct world *w, const char *when, const struct snapshot *const copy[])
 {
 	for (uint32_t a = 0; a < w->plan.vms; a++)
 		for (uint32_t b = 0; b < w->plan.vms; b++)
@@ -41,7 +42,7 @@ static void check_consistent(struct world *w, const char *when, const struct cop
 
 static uint32_t capture_slot(struct generation g, struct epoch_id r) { return (uint32_t)(g.n * 31 + r.n) % CAPTURES; }
 
-void check_captured(struct host *h, uint32_t vm, const struct copy *copy)
+void check_captured(struct host *h, uint32_t vm, const struct snapshot *copy)
 {
 	struct world *w = h->world;
 	uint32_t slot = capture_slot(copy->generation, copy->epoch);
@@ -70,8 +71,8 @@ static bool holds(const struct host *h, uint32_t vm, struct epoch_id r)
 		return false;
 	if (v->here)
 		return v->shadow.epoch.n == r.n || (v->cut && v->recorded && v->cut->epoch.n == r.n);
-	return (v->image.there && v->image.epoch.n == r.n && v->image.complete.n) ||
-	       (v->stage.there && v->stage.epoch.n == r.n && (v->stage.fills || v->image.complete.n));
+	const struct copy *c = &v->copy;
+	return c->there && ((c->image.n == r.n && c->complete.n) || (c->staged && c->stage.n == r.n && (c->fills || c->complete.n)));
 }
 
 /* The images of the VM that has the fewest, at hosts of the generation. With B backups that is B + 1. */
@@ -142,15 +143,19 @@ static struct generation_check *generation_of(struct world *w, const struct epoc
 	return w->generations = g;
 }
 
-/* A recovery behind an epoch that only hosts knew which are away: its stages are dropped here, and the others' images may not be enough when they come back. */
+/* A recovery behind an epoch that only hosts knew which are away: now that is what there is, with the images that are left of it anywhere. */
 void check_rollback(struct host *h, const struct epoch_action *act)
 {
 	struct world *w = h->world;
-	if (generation_cmp(act->generation, w->known_generation) > 0 && epoch_cmp(act->epoch, w->known_epoch) < 0)
-		w->excused = true;
+	if (generation_cmp(act->generation, w->known_generation) <= 0 || epoch_cmp(act->epoch, w->known_epoch) >= 0 || w->excused)
+		return;
+	w->images = images_at(w, act->epoch, ~UINT64_C(0));
+	w->losses = 0;
+	w->excused = w->images == 0;
+	TRACE(w, h, "goes behind what others knew; images of the VM that has the fewest: %u", w->images);
 }
 
-void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy)
+void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct snapshot *copy)
 {
 	struct generation_check *g = generation_of(h->world, act);
 	g->placed[vm] = copy;
@@ -215,6 +220,70 @@ void check_release(struct host *h, struct frame *f)
 	f->released = true;
 	if (!last || f->number > last->number)
 		w->released[f->from] = f;
+}
+
+/* ---- U4: what comes from outside ---- */
+
+static bool has_heard(const struct guest_state *s, const struct incoming *f)
+{
+	const struct heard *n = s->heard;
+	while (n && n->what != f && n->what->number > f->number)
+		n = n->previous;
+	return n && n->what == f;
+}
+
+void check_hear(struct host *h, uint32_t vm, const struct incoming *f)
+{
+	if (has_heard(&h->vm[vm].state, f) && !f->split)
+		sim_violation(h->world, "U4: vm %u hears frame %u from outside twice in one history", vm, f->number);
+}
+
+/* All that came since the shadow has been heard, or is heard again now. */
+void check_heard(struct host *h, uint32_t vm)
+{
+	const struct sim_vm *v = &h->vm[vm];
+	for (uint32_t i = 0; i < v->owed.count; i++)
+		if (!has_heard(&v->state, v->owed.at[i]))
+			sim_violation(h->world, "U4: frame %u from outside came to vm %u after its checkpoint, and is not delivered again",
+			              ((struct incoming *)v->owed.at[i])->number, vm);
+}
+
+/* ---- degraded: hold ---- */
+
+void check_stored(struct host *h, struct epoch_id r, uint32_t vm, host_mask complete)
+{
+	struct world *w = h->world;
+	uint32_t slot = capture_slot(h->generation, r);
+	w->captures[slot].complete[vm] = complete;
+	w->captures[slot].protected = true;
+	for (uint32_t i = 0; i < w->plan.vms; i++)
+		if (host_count(w->captures[slot].complete[i]) < w->plan.backups)
+			w->captures[slot].protected = false;
+}
+
+static bool has_vms(const struct host *h)
+{
+	bool any = false;
+	for (uint32_t i = 0; i < VMS; i++)
+		any = any || h->vm[i].here;
+	return any;
+}
+
+/* Once this generation had all its backups nothing leaves without them. */
+void check_release_epoch(struct host *h, struct epoch_id r)
+{
+	const struct world *w = h->world;
+	bool was_protected = false, is_protected = w->generations && w->generations->epoch.n == r.n;
+	for (uint32_t i = 0; w->plan.hold && i < CAPTURES; i++) {
+		if (w->captures[i].generation.n != h->generation.n || !w->captures[i].protected)
+			continue;
+		if (epoch_cmp(w->captures[i].epoch, r) < 0)
+			was_protected = was_protected || w->captures[i].checked;
+		else
+			is_protected = true;   /* a newer one is as good */
+	}
+	if (was_protected && !is_protected && has_vms(h))
+		sim_violation(h->world, "hold: epoch %llu is released without all backups", (unsigned long long)r.n);
 }
 
 /* ---- P7 ---- */

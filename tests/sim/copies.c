@@ -1,8 +1,10 @@
-/* copies.c - checkpoints of VMs: captured, streamed to backups, staged, applied. The same rules as store/, without the bytes.
+/* copies.c - checkpoints of VMs: captured, streamed to backups, staged, applied. The sink of store/ without bytes and threads: each decision about a copy is
+ * made by core/copy.c, the agent's own object; the content of an image is a pointer to the checkpoint that it ought to be, and whether it really is.
  *
- * CP1 A stage is taken only in its generation, relative to the epoch that the image is at; a stream that is ahead of this host waits in its socket.
- * CP2 A new backup is filled over some epochs; complete is the first epoch at which it has everything.
- * CP3 An image is dropped when an epoch is applied that this host was no backup in, not before. */
+ * CP1 A connection is FIFO and lives until its backup closes it, or its source gives it up; what was sent before may still arrive then, as with TCP.
+ * CP2 A new backup is filled over some epochs; it is whole with the last of them.
+ * CP3 A stage is a difference: it makes garbage of any image but the one that it is relative to. One that did not come in whole is garbage itself.
+ * CP4 Commits and discards are posts, carried out some time later, before anything else that is done with the copy (K1 of store/). */
 #include "sim.h"
 
 #include <string.h>
@@ -12,7 +14,7 @@ static bool is_backup(const struct host *h, uint32_t vm) { return host_in(h->pla
 void copies_capture(struct host *h, uint32_t vm)
 {
 	struct sim_vm *v = &h->vm[vm];
-	struct copy *c = sim_alloc(sizeof *c);
+	struct snapshot *c = sim_alloc(sizeof *c);
 	c->state = v->state;
 	c->generation = h->generation;
 	c->epoch = h->capture;
@@ -20,9 +22,9 @@ void copies_capture(struct host *h, uint32_t vm)
 	v->recorded = false;
 }
 
-/* ---- acknowledgements ---- */
+/* ---- acknowledgements, at the VM's own host ---- */
 
-static void check_stored(struct host *h)
+static void say_stored(struct host *h)
 {
 	struct epoch_stored stored[VMS];
 	uint32_t n = 0;
@@ -34,9 +36,11 @@ static void check_stored(struct host *h)
 			return;
 		host_mask complete = 0;
 		for (uint32_t b = 1; b <= HOSTS; b++)
-			if (host_in(v->backups, (struct host_id){ b }) && v->left_to_fill[b] <= 1)
+			if (host_in(v->backups, (struct host_id){ b }) && v->to[b] && v->to[b]->left <= 1)
 				complete |= host_bit((struct host_id){ b });
 		stored[n++] = (struct epoch_stored){ { i }, complete };
+		v->cut->complete = complete;
+		check_stored(h, h->capture, i, complete);
 	}
 	h->failed = true;   /* answered */
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_STORED, .epoch = h->capture, .stored = stored, .count = n });
@@ -47,30 +51,52 @@ static bool is_current(const struct note *n)
 	return !note_is_void(n) && n->host->capture.n == n->n && !n->host->failed && n->host->running;
 }
 
-static void acknowledged(struct world *w, void *argument)
+static void give_up(struct host *h, uint32_t vm, host_mask failed)
 {
-	struct note *n = argument;
-	(void)w;
-	if (!is_current(n))
-		return;
-	n->host->vm[n->vm].acked |= (host_mask)n->m;
-	check_stored(n->host);
+	for (uint32_t b = 1; b <= HOSTS; b++)
+		if (host_in(failed, (struct host_id){ b }))
+			h->vm[vm].to[b] = NULL;
 }
 
 static void not_stored(struct host *h, uint32_t vm, host_mask failed)
 {
 	h->failed = true;
 	h->world->count.aborts++;
-	h->world->suspected |= failed != 0;
+	give_up(h, vm, failed);
 	host_step(h, &(struct epoch_event){ .type = EPOCH_EV_NOT_STORED, .epoch = h->capture, .vm = { vm }, .hosts = failed });
 }
 
-static void refused(struct world *w, void *argument)
+struct answer { struct connection *by; struct epoch_id epoch; bool ok; };
+
+static void nothing_left_to_send(struct world *w, void *argument)
 {
 	struct note *n = argument;
 	(void)w;
 	if (is_current(n))
-		not_stored(n->host, n->vm, (host_mask)n->m);
+		say_stored(n->host);
+}
+
+static void answered(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	const struct answer *a = n->p;
+	struct host *h = n->host;
+	host_mask by = host_bit(a->by->to->id);
+	if (!note_is_void(n) && !link_is_open(w, a->by->to->id, h->id) && h->vm[a->by->vm].to[a->by->to->id.n] == a->by) {
+		sim_after(w, sim_between(w, 200 * USEC, 2 * MSEC), answered, n);
+		return;
+	}
+	if (!is_current(n) || h->vm[a->by->vm].to[a->by->to->id.n] != a->by) {
+		if (!a->ok && !note_is_void(n) && h->vm[a->by->vm].to[a->by->to->id.n] == a->by)
+			give_up(h, a->by->vm, by);
+		return;
+	}
+	if (!a->ok) {
+		not_stored(h, a->by->vm, by);
+		return;
+	}
+	h->vm[a->by->vm].acked |= by;
+	say_stored(h);
 }
 
 static void timed_out(struct world *w, void *argument)
@@ -88,84 +114,230 @@ static void timed_out(struct world *w, void *argument)
 	}
 }
 
-static void answer(struct host *backup, const struct stream *s, void (*what)(struct world *, void *))
-{
-	struct world *w = backup->world;
-	if (!s->from->up || s->from->life != s->from_life || !link_reaches(w, backup->id, s->from->id))
-		return;
-	struct note *n = note_new(s->from);
-	n->vm = s->vm;
-	n->n = s->stage.epoch.n;
-	n->m = host_bit(backup->id);
-	sim_after(w, sim_between(w, 20 * USEC, 200 * USEC), what, n);
-}
-
 /* ---- a backup ---- */
 
-static void drop_image(struct sim_vm *v) { v->image = (struct image){ 0 }; }
+static void crash_now(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (!note_is_void(n) && !w->quiet)
+		host_crash(n->host);
+}
 
-/* CP1 */
-static void look_at(struct host *h, uint32_t vm)
+static void answer(const struct stream *s, bool ok)
+{
+	struct connection *by = s->by;
+	struct world *w = by->to->world;
+	if (!by->from->up || by->from->life != by->from_life)
+		return;
+	struct note *n = note_new(by->from);
+	struct answer *a = sim_alloc(sizeof *a);
+	*a = (struct answer){ by, s->epoch, ok };
+	n->p = a;
+	n->n = s->epoch.n;
+	by->ended = by->ended || !ok;
+	if (ok && sim_chance(w, w->plan.lose_ack))
+		return;
+	sim_after(w, sim_between(w, 20 * USEC, 200 * USEC), answered, n);
+	if (ok && sim_chance(w, w->plan.die_at_ack))
+		sim_after(w, sim_between(w, 1, 300 * USEC), crash_now, note_new(by->to));
+}
+
+static void refuse(const struct stream *s, const char *why)
+{
+	TRACE(s->by->to->world, s->by->to, "refuses epoch %llu of vm %u: %s", (unsigned long long)s->epoch.n, s->by->vm, why);
+	copy_leave(&s->by->to->vm[s->by->vm].copy, s->by);
+	answer(s, false);
+}
+
+static void apply(struct sim_vm *v)
+{
+	bool fits = v->image.at == v->stage_base && !v->image.garbage && !v->stage.garbage;
+	v->image = (struct content){ v->stage.at, v->image.whole || v->stage.whole, !fits };
+}
+
+static void settle_one(struct host *h, uint32_t vm, const struct post *p)
 {
 	struct sim_vm *v = &h->vm[vm];
-	struct stream *s = v->waiting;
-	if (!s || generation_cmp(s->generation, h->sink_generation) > 0)
-		return;
-	if (generation_cmp(s->generation, h->sink_generation) == 0 && v->stage.there && v->stage.epoch.n != s->stage.epoch.n)
-		return;
-	v->waiting = NULL;
-	if (epoch_cmp(s->stage.epoch, h->capture) < 0)
-		return;   /* of an epoch that is over: its sender does not wait for it any more */
-	bool fits = s->stage.fresh || (v->image.there && v->image.epoch.n == s->stage.base.n);
-	if (generation_cmp(s->generation, h->sink_generation) < 0 || !h->configured || v->here || !fits || h->frozen ||
-	    sim_chance(h->world, h->world->plan.refuse)) {
-		TRACE(h->world, h, "refuses epoch %llu of vm %u", (unsigned long long)s->stage.epoch.n, vm);
-		answer(h, s, refused);
+	if (!p->commit) {
+		copy_discard(&v->copy, p->epoch);
 		return;
 	}
-	if (s->stage.fresh)
-		drop_image(v);
-	TRACE(h->world, h, "takes epoch %llu of vm %u%s", (unsigned long long)s->stage.epoch.n, vm, s->stage.fresh ? ", from the start" : "");
-	v->stage = s->stage;
-	v->stage.there = true;
-	if (!sim_chance(h->world, h->world->plan.lose_ack))
-		answer(h, s, acknowledged);
+	bool faster = v->copy.there && epoch_cmp(v->copy.image, p->epoch) == 0;   /* a new backup of the next epoch, whose stream was faster than this host */
+	enum copy_change change = copy_commit(&v->copy, p->epoch);
+	if (change == COPY_APPLIED)
+		apply(v);
+	else if (p->backup && !faster)
+		sim_violation(h->world, "P5: host %u is a backup of vm %u in committed epoch %llu and has no stage of it", h->id.n, vm,
+		              (unsigned long long)p->epoch.n);
+	else if (v->copy.there && epoch_cmp(v->copy.image, p->epoch) < 0)
+		sim_violation(h->world, "K6: host %u still has vm %u at %llu, which no recovery can use now that %llu is committed", h->id.n, vm,
+		              (unsigned long long)v->copy.image.n, (unsigned long long)p->epoch.n);
 }
 
-void copies_look_again(struct host *h)
+static void read_parts(struct host *h, struct connection *by);
+
+/* CP4 */
+static void settle(struct host *h, uint32_t vm)
 {
-	for (uint32_t i = 0; i < h->world->plan.vms; i++)
-		look_at(h, i);
+	struct sim_vm *v = &h->vm[vm];
+	if (v->posts.count == 0)
+		return;
+	struct list posts = v->posts;
+	struct connection *waiting = v->waiting;
+	v->posts = (struct list){ 0 };
+	v->waiting = NULL;
+	for (uint32_t i = 0; i < posts.count; i++)
+		settle_one(h, vm, posts.at[i]);
+	if (waiting)
+		read_parts(h, waiting);
 }
 
+static void settle_later(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	(void)w;
+	if (!note_is_void(n))
+		settle(n->host, n->vm);
+}
+
+static void post(struct host *h, uint32_t vm, struct post p)
+{
+	struct world *w = h->world;
+	struct post *copy = sim_alloc(sizeof *copy);
+	struct note *n = note_new(h);
+	*copy = p;
+	list_add(&h->vm[vm].posts, copy);
+	n->vm = vm;
+	sim_after(w, sim_between(w, 1, sim_chance(w, w->plan.slow) ? 8 * MSEC : 300 * USEC), settle_later, n);
+}
+
+/* OPEN */
+static bool open_by(struct host *h, struct stream *s)
+{
+	struct connection *by = s->by;
+	struct sim_vm *v = &h->vm[by->vm];
+	enum copy_verdict verdict = copy_enter(&v->copy, &h->copies, by->generation, by, by->number);
+	by->opened = verdict == COPY_OK;
+	v->newest = by->opened ? by : v->newest;
+	if (verdict == COPY_OK && by->fresh) {
+		copy_start(&v->copy, s->base);
+		v->image = (struct content){ .at = s->base_content };
+	} else if (verdict == COPY_OK) {
+		verdict = copy_find(&v->copy, s->base);
+	}
+	return verdict == COPY_OK;
+}
+
+static void keep(struct host *h, struct stream *s)
+{
+	struct sim_vm *v = &h->vm[s->by->vm];
+	enum copy_verdict verdict = copy_keep(&v->copy, &h->copies, s->by, s->epoch, s->base, s->fills, !s->torn);
+	if (verdict != COPY_OK) {
+		refuse(s, "at its end");
+		return;
+	}
+	if (s->by != v->newest || s->by->generation.n != h->copies.generation.n)
+		sim_violation(h->world, "K5: host %u keeps epoch %llu of vm %u from a stream whose time is over", h->id.n, (unsigned long long)s->epoch.n, s->by->vm);
+	if (h->copies.told)
+		sim_violation(h->world, "K4: host %u keeps epoch %llu of vm %u; it has told what it holds", h->id.n, (unsigned long long)s->epoch.n, s->by->vm);
+	TRACE(h->world, h, "takes epoch %llu of vm %u", (unsigned long long)s->epoch.n, s->by->vm);
+	v->stage = (struct content){ s->what, s->fills, s->torn };
+	v->stage_base = s->base_content;
+	answer(s, true);
+}
+
+/* False: it is to wait (K2). What sink and agent refuse for reasons of their own comes first. */
+static bool begin(struct host *h, struct stream *s)
+{
+	struct sim_vm *v = &h->vm[s->by->vm];
+	if (!h->configured || v->here || sim_chance(h->world, h->world->plan.refuse)) {
+		refuse(s, "no room");
+		return true;
+	}
+	if (!s->by->opened && !open_by(h, s)) {
+		refuse(s, "not to be opened");
+		return true;
+	}
+	enum copy_verdict verdict = copy_begin(&v->copy, &h->copies, s->by, s->epoch, s->base);
+	if (verdict == COPY_BAD_BASE && v->copy.staged && v->copy.stage.n == s->base.n)
+		sim_violation(h->world, "K2: host %u refuses epoch %llu of vm %u, which had only to wait", h->id.n, (unsigned long long)s->epoch.n, s->by->vm);
+	if (verdict == COPY_WAIT)
+		v->waiting = s->by;
+	else if (verdict != COPY_OK)
+		refuse(s, "at its begin");
+	return verdict != COPY_WAIT;
+}
+
+static void read_parts(struct host *h, struct connection *by)
+{
+	settle(h, by->vm);
+	while (by->arrived && !by->ended && h->vm[by->vm].waiting != by) {
+		struct part *p = by->parts.at[0];
+		if (p->end)
+			keep(h, p->of);
+		else if (!begin(h, p->of))
+			return;
+		list_take(&by->parts);
+		by->arrived--;
+	}
+}
+
+/* The next part has arrived; while the network is cut it is tried again. */
 static void arrive(struct world *w, void *argument)
 {
 	struct note *n = argument;
-	struct stream *s = n->p;
-	if (note_is_void(n) || !link_reaches(w, s->from->id, n->host->id))
+	struct connection *by = n->p;
+	if (note_is_void(n) || by->ended)
 		return;
-	n->host->vm[s->vm].waiting = s;
-	look_at(n->host, s->vm);
+	if (link_is_open(w, by->from->id, by->to->id)) {
+		by->arrived++;
+		read_parts(n->host, by);
+	} else if (by->from->up && by->from->life == by->from_life) {
+		sim_after(w, sim_between(w, 200 * USEC, 2 * MSEC), arrive, n);
+	}
 }
 
-/* ---- a VM's own host ---- */
+/* ---- a VM's own host: the source ---- */
 
-static void send_one(struct host *h, uint32_t vm, uint32_t backup)
+static struct connection *connect_to(struct host *h, uint32_t vm, struct host *backup)
+{
+	struct world *w = h->world;
+	struct sim_vm *v = &h->vm[vm];
+	struct connection *c = v->to[backup->id.n];
+	if (c && c->generation.n == h->generation.n && c->to_life == backup->life)
+		return c;
+	c = v->to[backup->id.n] = sim_alloc(sizeof *c);
+	*c = (struct connection){ .from = h, .to = backup, .from_life = h->life, .to_life = backup->life, .vm = vm, .generation = h->generation,
+		                  .number = ++w->connections };
+	c->left = host_in(v->complete_at, backup->id) ? 0 : (uint32_t)(1 + sim_random(w, 3));
+	c->fresh = c->left > 0;
+	return c;
+}
+
+static void send_part(struct stream *s, bool end)
+{
+	struct connection *by = s->by;
+	struct world *w = by->to->world;
+	struct part *p = sim_alloc(sizeof *p);
+	struct note *n = note_new(by->to);
+	*p = (struct part){ s, end };
+	list_add(&by->parts, p);
+	n->p = by;
+	nsec_t at = w->now + sim_between(w, 50 * USEC, sim_chance(w, w->plan.slow) ? 9 * MSEC : 750 * USEC);
+	by->last = at > by->last ? at : by->last + 1;
+	sim_after(w, by->last - w->now, arrive, n);
+}
+
+static void send_one(struct host *h, uint32_t vm, struct host *backup)
 {
 	struct world *w = h->world;
 	struct sim_vm *v = &h->vm[vm];
 	struct stream *s = sim_alloc(sizeof *s);
-	struct note *n = note_new(&w->host[backup]);
-	bool synced = host_in(v->synced, (struct host_id){ backup });
-	if (!synced)
-		v->left_to_fill[backup] = (uint8_t)(1 + sim_random(w, 3));
-	s->from = h;
-	s->from_life = h->life;
-	s->vm = vm;
-	s->generation = h->generation;
-	s->stage = (struct stage){ .copy = v->cut, .epoch = h->capture, .base = v->shadow.epoch, .fresh = !synced, .fills = v->left_to_fill[backup] <= 1 };
-	n->p = s;
-	sim_after(w, sim_between(w, 100 * USEC, sim_chance(w, w->plan.slow) ? 9 * MSEC : 1500 * USEC), arrive, n);
+	struct connection *by = connect_to(h, vm, backup);
+	*s = (struct stream){ .by = by, .what = v->cut, .base_content = v->shadow.copy, .epoch = h->capture, .base = v->shadow.epoch,
+		              .fills = by->left <= 1, .torn = sim_chance(w, w->plan.torn) };
+	send_part(s, false);
+	send_part(s, true);
 }
 
 void copies_send(struct host *h)
@@ -177,19 +349,32 @@ void copies_send(struct host *h)
 			continue;
 		v->backups = h->placement[i].backups;
 		v->acked = 0;
-		for (uint32_t b = 1; b <= w->plan.hosts; b++)
-			if (host_in(v->backups, (struct host_id){ b }) && w->host[b].up)
-				send_one(h, i, b);
+		for (uint32_t b = 1; b <= w->plan.hosts; b++) {
+			if (!host_in(v->backups, (struct host_id){ b }))
+				v->to[b] = NULL;
+			else if (w->host[b].up)
+				send_one(h, i, &w->host[b]);
+		}
 	}
 	struct note *n = note_new(h);
 	n->n = h->capture.n;
 	sim_after(w, sim_between(w, 4 * MSEC, 7 * MSEC), timed_out, n);
 	n = note_new(h);
 	n->n = h->capture.n;
-	sim_after(w, 1, acknowledged, n);   /* VMs without a backup */
+	sim_after(w, 1, nothing_left_to_send, n);   /* VMs without a backup */
 }
 
 /* ---- commit, discard ---- */
+
+static void forget_owed(struct sim_vm *v)
+{
+	uint32_t kept = 0;
+	const struct heard *n = v->shadow.copy ? v->shadow.copy->state.heard : NULL;
+	for (uint32_t i = 0; i < v->owed.count; i++)
+		if (!n || ((struct incoming *)v->owed.at[i])->number > n->what->number)
+			v->owed.at[kept++] = v->owed.at[i];
+	v->owed.count = kept;
+}
 
 static void commit_here(struct host *h, uint32_t vm, struct epoch_id r)
 {
@@ -197,99 +382,121 @@ static void commit_here(struct host *h, uint32_t vm, struct epoch_id r)
 	if (!v->cut || v->cut->epoch.n != r.n || !v->recorded)
 		sim_violation(h->world, "S1: host %u applies epoch %llu of vm %u, which it has not captured", h->id.n, (unsigned long long)r.n, vm);
 	v->shadow = (struct image){ v->cut, r, v->shadow.complete, true };
+	v->complete_at = v->cut->complete;
 	v->cut = NULL;
-	v->synced = v->backups;
 	for (uint32_t b = 1; b <= HOSTS; b++)
-		if (v->left_to_fill[b])
-			v->left_to_fill[b]--;
-}
-
-static void apply_stage(struct host *h, uint32_t vm)
-{
-	struct sim_vm *v = &h->vm[vm];
-	const struct stage *s = &v->stage;
-	if (!s->fresh && (!v->image.there || v->image.epoch.n != s->base.n))
-		sim_violation(h->world, "S1: host %u applies epoch %llu of vm %u, relative to %llu, to an image at %llu", h->id.n,
-		              (unsigned long long)s->epoch.n, vm, (unsigned long long)s->base.n, (unsigned long long)v->image.epoch.n);
-	struct epoch_id complete = !s->fresh && v->image.complete.n ? v->image.complete : s->fills ? s->epoch : epoch_of(0);
-	v->image = (struct image){ s->copy, s->epoch, complete, true };
-	v->stage.there = false;
+		if (v->to[b] && v->to[b]->left)
+			v->to[b]->left--, v->to[b]->fresh = false;
+	forget_owed(v);
 }
 
 void copies_commit(struct host *h, struct epoch_id r)
 {
-	for (uint32_t i = 0; i < h->world->plan.vms; i++) {
-		struct sim_vm *v = &h->vm[i];
-		if (v->here)
+	for (uint32_t i = 0; i < h->world->plan.vms; i++)
+		if (h->vm[i].here)
 			commit_here(h, i, r);
-		else if (v->stage.there && v->stage.epoch.n == r.n)
-			apply_stage(h, i);
-		else if (v->stage.there && epoch_cmp(v->stage.epoch, r) > 0)
-			continue;   /* a new backup from the next epoch on, whose stream was faster */
-		else if (is_backup(h, i))
-			sim_violation(h->world, "P5: host %u is a backup of vm %u in committed epoch %llu and has no stage of it", h->id.n, i,
-			              (unsigned long long)r.n);
 		else
-			drop_image(v);   /* CP3 */
-		v->stage.there = false;
-	}
-	copies_look_again(h);
+			post(h, i, (struct post){ true, is_backup(h, i), r });
 }
 
 void copies_discard(struct host *h, struct epoch_id r)
 {
 	for (uint32_t i = 0; i < h->world->plan.vms; i++) {
 		struct sim_vm *v = &h->vm[i];
-		if (v->stage.epoch.n == r.n)
-			v->stage.there = false;
+		post(h, i, (struct post){ false, false, r });
 		if (v->cut && v->cut->epoch.n == r.n)
 			v->cut = NULL;
 	}
-	copies_look_again(h);
 }
 
 /* ---- recovery ---- */
 
-uint32_t copies_holdings(const struct host *h, struct message_holding *out)
+/* As sink_generation() and sink_recover(): connections of older ones are closed, and those that wait look again. */
+void copies_generation(struct host *h, struct generation g)
+{
+	copy_host_generation(&h->copies, g);
+	for (uint32_t i = 0; i < VMS; i++) {
+		const struct connection *by = h->vm[i].copy.stream;
+		if (by && generation_cmp(by->generation, g) < 0) {
+			((struct connection *)by)->ended = true;
+			copy_leave(&h->vm[i].copy, by);
+			h->vm[i].waiting = NULL;
+		}
+	}
+}
+
+void copies_forget(struct host *h)
+{
+	for (uint32_t i = 0; i < VMS; i++)
+		if (h->vm[i].copy.stream)
+			((struct connection *)h->vm[i].copy.stream)->ended = true;
+}
+
+uint32_t copies_holdings(struct host *h, struct message_holding *out)
 {
 	uint32_t n = 0;
+	copy_host_tell(&h->copies);
 	for (uint32_t i = 0; i < h->world->plan.vms; i++) {
-		const struct sim_vm *v = &h->vm[i];
-		struct message_holding held = { .vm = { i }, .live = v->here };
-		if (v->here) {
-			held.image = v->shadow.epoch;
-			held.staged = v->cut && v->recorded ? v->cut->epoch : epoch_of(0);
-			held.complete = v->shadow.complete;
-		} else {
-			held.image = v->image.there ? v->image.epoch : epoch_of(0);
-			held.staged = v->stage.there ? v->stage.epoch : epoch_of(0);
-			held.complete = v->image.there && v->image.complete.n ? v->image.complete :
-			                v->stage.there && v->stage.fills      ? v->stage.epoch : epoch_of(0);
-		}
-		if (held.live || held.image.n || held.staged.n)
+		struct sim_vm *v = &h->vm[i];
+		settle(h, i);
+		struct message_holding held;
+		bool any = copy_holding(&v->copy, (struct vm_id){ i }, &held);
+		if (v->here)
+			held = (struct message_holding){ .vm = { i }, .live = true, .image = v->shadow.epoch, .complete = v->shadow.complete,
+				                         .staged = v->cut && v->recorded ? v->cut->epoch : epoch_of(0) };
+		if (any || v->here)
 			out[n++] = held;
 	}
 	return n;
 }
 
-/* Bring what is here to exactly c, in v->image; what cannot be brought there is dropped. */
-static void bring_to(struct host *h, uint32_t vm, struct epoch_id c)
+/* What a VM's own host has goes to exactly c. */
+static void bring_here_to(struct sim_vm *v, struct epoch_id c)
+{
+	if (v->cut && v->recorded && v->cut->epoch.n == c.n)
+		v->shadow = (struct image){ v->cut, c, v->shadow.complete, true };
+	v->cut = NULL;
+}
+
+/* An image from the backup's side becomes the shadow: what it is made of shows now. */
+static void take(struct host *h, uint32_t vm, struct epoch_id c)
 {
 	struct sim_vm *v = &h->vm[vm];
-	if (v->here) {
-		if (v->cut && v->recorded && v->cut->epoch.n == c.n)
-			v->shadow = (struct image){ v->cut, c, v->shadow.complete, true };
-		v->image = v->shadow;
-		v->here = false;
-	} else if (v->stage.there && v->stage.epoch.n == c.n) {
-		apply_stage(h, vm);
-	}
-	v->stage.there = false;
-	v->waiting = NULL;
-	v->cut = NULL;
+	if (!v->copy.there)
+		sim_violation(h->world, "E7: vm %u is placed on host %u, which does not hold it at %llu", vm, h->id.n, (unsigned long long)c.n);
+	if (v->image.garbage || !v->image.whole)
+		sim_violation(h->world, "P6: the image of vm %u on host %u at %llu is %s", vm, h->id.n, (unsigned long long)c.n,
+		              v->image.garbage ? "garbage" : "not whole");
+	v->shadow = (struct image){ v->image.at, c, v->copy.complete, true };
+}
+
+static void place_here(struct host *h, uint32_t vm, struct epoch_id c, host_mask backups)
+{
+	struct sim_vm *v = &h->vm[vm];
+	if (c.n == 0)
+		v->shadow = (struct image){ NULL, c, epoch_of(1), true };
+	else if (!v->here)
+		take(h, vm, c);
+	if (!v->here || c.n == 0)
+		v->owed.count = 0;
+	copy_drop(&v->copy);
+	v->here = true;
+	v->state = v->shadow.copy ? v->shadow.copy->state : (struct guest_state){ 0 };
+	v->port = epoch_next(c);
+	v->complete_at = c.n ? backups : 0;
+	memset(v->to, 0, sizeof v->to);
+}
+
+/* The agent gives up the shadow of a VM that runs elsewhere from now on: as good as a loss (P5). */
+static void placed_elsewhere(struct host *h, uint32_t vm)
+{
+	struct sim_vm *v = &h->vm[vm];
+	if (!v->here)
+		return;
+	check_loss(h, "a VM of it is placed elsewhere");
+	v->here = false;
 	v->shadow = (struct image){ 0 };
-	if (v->image.epoch.n != c.n || v->image.complete.n == 0 || epoch_cmp(v->image.complete, c) > 0 || c.n == 0)
-		drop_image(v);
+	v->owed.count = 0;
 }
 
 void copies_recover(struct host *h, struct epoch_id c, const struct message_placement *placement)
@@ -297,19 +504,18 @@ void copies_recover(struct host *h, struct epoch_id c, const struct message_plac
 	struct world *w = h->world;
 	for (uint32_t i = 0; i < w->plan.vms; i++) {
 		struct sim_vm *v = &h->vm[i];
-		bring_to(h, i, c);
+		bool applied;
+		settle(h, i);
+		v->waiting = NULL;
+		copy_recover(&v->copy, c, &applied);
+		if (applied)
+			apply(v);
+		bring_here_to(v, c);
 		v->held.count = v->record.count = 0;
 		v->running = false;
-		if (placement[i].host.n != h->id.n)
-			continue;
-		if (c.n && !v->image.there)
-			sim_violation(w, "E7: vm %u is placed on host %u, which does not hold it at %llu", i, h->id.n, (unsigned long long)c.n);
-		v->here = true;
-		v->shadow = c.n ? v->image : (struct image){ NULL, c, epoch_of(1), true };
-		drop_image(v);
-		v->state = c.n ? v->shadow.copy->state : (struct guest_state){ 0 };
-		v->port = epoch_next(c);
-		v->synced = placement[i].backups;
-		memset(v->left_to_fill, 0, sizeof v->left_to_fill);
+		if (placement[i].host.n == h->id.n)
+			place_here(h, i, c, placement[i].backups);
+		else
+			placed_elsewhere(h, i);
 	}
 }

@@ -21,6 +21,7 @@ void host_start(struct host *h)
 	h->life++;
 	h->core = epoch_new(h->id);
 	epoch_remember(h->core, h->remembered, h->seen);
+	uplink_open(h);
 	ring_connectivity_changed(h->world);
 }
 
@@ -31,10 +32,10 @@ static void drop_vms(struct host *h)
 		nsec_t last_cut = h->vm[i].last_cut;
 		h->vm[i] = (struct sim_vm){ .life = life, .last_cut = last_cut };
 	}
-	h->early.count = h->uplink.count = 0;
+	h->early.count = 0;
 	h->running = h->frozen = false;
 	h->capture = epoch_of(0);
-	h->sink_generation = h->generation = (struct generation){ 0 };
+	h->generation = h->preparing_for = (struct generation){ 0 };
 	h->configured = h->preparing = false;
 	memset(h->placement, 0, sizeof h->placement);
 	memset(h->marker, 0, sizeof h->marker);
@@ -51,7 +52,9 @@ void host_crash(struct host *h)
 	h->core = NULL;
 	h->report++;
 	h->tick_at = 0;
+	h->copies = (struct copy_host){ 0 };
 	drop_vms(h);
+	uplink_close(h);
 	ring_host_gone(h);
 	link_host_gone(h->world, h->id.n);
 	ring_connectivity_changed(h->world);
@@ -160,8 +163,9 @@ static void begin_capture(struct host *h, const struct epoch_action *act)
 	h->failed = h->marked = h->recorded = false;
 	h->to_cut = 0;
 	h->others = 0;
-	h->sink_generation = h->generation = act->generation;
+	h->generation = act->generation;
 	h->running = true;   /* a newcomer has no VMs, and is never told to run */
+	copies_generation(h, act->generation);
 	memcpy(h->placement, act->placement, w->plan.vms * sizeof h->placement[0]);
 	for (uint32_t i = 0; i < w->plan.vms; i++) {
 		h->others |= host_bit(act->placement[i].host) & ~host_bit(h->id);
@@ -179,7 +183,6 @@ static void begin_capture(struct host *h, const struct epoch_action *act)
 		v->last_cut = at > v->last_cut ? at : v->last_cut + 1;
 		sim_after(w, v->last_cut - w->now, cut, n);
 	}
-	copies_look_again(h);
 }
 
 /* ---- a recovery ---- */
@@ -189,6 +192,7 @@ static void freeze(struct host *h)
 	h->frozen = true;
 	h->running = false;
 	h->failed = true;
+	gate_freeze(h->gate);
 	for (uint32_t i = 0; i < VMS; i++)
 		h->vm[i].running = false;
 }
@@ -201,6 +205,8 @@ static void tell_holdings(struct world *w, void *argument)
 	if (note_is_void(n) || h->report != n->n)
 		return;
 	uint32_t count = copies_holdings(h, held);
+	if (generation_cmp(h->generation, h->preparing_for) < 0)   /* a newcomer, as in agent/recovery.c */
+		copies_generation(h, h->preparing_for);
 	for (uint32_t i = 0; i < count; i++)
 		TRACE(w, h, "  holds vm %u: image %llu staged %llu complete %llu%s", held[i].vm.n, (unsigned long long)held[i].image.n,
 		      (unsigned long long)held[i].staged.n, (unsigned long long)held[i].complete.n, held[i].live ? ", live" : "");
@@ -230,19 +236,16 @@ static void place(struct host *h, const struct epoch_action *act)
 {
 	struct world *w = h->world;
 	struct note *n = note_new(h);
-	uint32_t kept = 0;
 	check_rollback(h, act);
-	h->generation = h->sink_generation = act->generation;
+	h->generation = act->generation;
 	h->frozen = false;
 	h->running = false;
 	h->failed = true;
 	h->capture = epoch_of(0);
 	h->early.count = 0;
 	memset(h->marker, 0, sizeof h->marker);
-	for (uint32_t i = 0; i < h->uplink.count; i++)
-		if (epoch_cmp(((struct out_frame *)h->uplink.at[i])->epoch, act->epoch) <= 0)
-			h->uplink.at[kept++] = h->uplink.at[i];
-	h->uplink.count = kept;
+	uplink_rollback(h, act->epoch);
+	copies_generation(h, act->generation);
 	memcpy(h->placement, act->placement, w->plan.vms * sizeof h->placement[0]);
 	copies_recover(h, act->epoch, act->placement);
 	for (uint32_t i = 0; i < w->plan.vms; i++)
@@ -270,6 +273,7 @@ static void run(struct host *h, const struct epoch_action *act)
 	h->early = (struct list){ 0 };
 	for (uint32_t i = 0; i < early.count; i++)
 		guest_receive(h, early.at[i]);
+	uplink_run(h);
 	for (uint32_t i = 0; i < h->world->plan.vms; i++)
 		if (h->vm[i].here)
 			guest_run(h, i);
@@ -279,7 +283,10 @@ static void forget(struct host *h)
 {
 	h->world->count.forgets++;
 	check_loss(h, "forgets");
+	copies_forget(h);
 	drop_vms(h);
+	uplink_close(h);
+	uplink_open(h);
 }
 
 /* ---- the core ---- */

@@ -4,9 +4,18 @@
 
 struct cargo { uint32_t from, to, connection; struct frame *frame; struct generation generation; struct epoch_id colour; };
 
-bool link_reaches(const struct world *w, struct host_id a, struct host_id b) { return w->side[a.n] == w->side[b.n]; }
+/* A mute host is cut off from the others, but hears them. */
+bool link_reaches(const struct world *w, struct host_id from, struct host_id to)
+{
+	return w->side[from.n] == w->side[to.n] || (w->mute == to.n && w->mute);
+}
 
-static bool is_open(const struct world *w, uint32_t a, uint32_t b) { return w->side[a] == w->side[b] && !w->link[a][b].blocked; }
+bool link_is_open(const struct world *w, struct host_id from, struct host_id to)
+{
+	return link_reaches(w, from, to) && !w->link[from.n][to.n].blocked;
+}
+
+static bool is_open(const struct world *w, uint32_t a, uint32_t b) { return link_is_open(w, w->host[a].id, w->host[b].id); }
 
 static void unload(struct world *w, const struct cargo *c)
 {

@@ -243,12 +243,10 @@ static void tell_change(struct host *h, host_mask kept, host_mask members)
 	}
 }
 
-static uint32_t ring_count;
-
 static void form(struct world *w, host_mask members)
 {
 	struct ring *new = sim_alloc(sizeof *new);
-	new->number = ++ring_count;
+	new->number = ++w->rings;
 	new->members = new->token = members;
 	TRACE(w, NULL, "ring %u: hosts %#llx", new->number, (unsigned long long)members >> 1);
 	host_mask done = 0;

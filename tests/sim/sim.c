@@ -164,7 +164,7 @@ static bool all_is_well(const struct world *w, struct epoch_id beyond)
 		if (x == 1)
 			first = v;
 		if (v.state != EPOCH_RUNNING || v.number.n != first.number.n || host_count(v.participants) != w->plan.hosts ||
-		    epoch_cmp(v.committed, beyond) <= 0 || (!v.protected_ && !w->suspected && w->plan.hosts > w->plan.backups) || (!w->plan.hold && epoch_cmp(v.released, beyond) <= 0))
+		    epoch_cmp(v.committed, beyond) <= 0 || (!v.protected_ && w->plan.hosts > w->plan.backups) || epoch_cmp(v.released, beyond) <= 0)
 			return false;
 	}
 	return true;
@@ -221,8 +221,10 @@ static void world_begin(struct world *w, uint64_t seed)
 static void world_end(struct world *w)
 {
 	for (uint32_t x = 1; x <= HOSTS; x++)
-		if (w->host[x].core)
+		if (w->host[x].core) {
 			epoch_free(w->host[x].core);
+			uplink_close(&w->host[x]);
+		}
 }
 
 /* True: nothing was broken. */
@@ -238,6 +240,7 @@ static bool run(uint64_t seed)
 		TRACE(w, NULL, "seed %" PRIu64 ": %u hosts, %u VMs, %u backups, %u faults, interval %.1f ms%s", seed, w->plan.hosts, w->plan.vms, w->plan.backups,
 		      w->plan.faults, (double)w->plan.interval / MSEC, w->plan.hold ? ", hold" : "");
 		ring_start(w);
+		uplink_outside(w);
 		run_events(w);
 	}
 	world_end(w);
@@ -277,7 +280,8 @@ static unsigned run_mutants(uint64_t first, uint64_t runs, FILE *report)
 		if (seed)
 			snprintf(number, sizeof number, "%" PRIu64, seed);
 		printf("%-28s %-10s %s\n%39s %s\n", mutant_name(m), seed ? number : "NOT CAUGHT", mutant_text(m), "", seed ? world.violation : "");
-		fprintf(report, "%s{\"name\": \"%s\", \"caught_by_seed\": %s}", m > 1 ? ", " : "", mutant_name(m), number);
+		fprintf(report, "%s{\"name\": \"%s\", \"caught_by_seed\": %s, \"seen\": \"%s\"}", m > 1 ? ", " : "", mutant_name(m), number,
+		        seed ? world.violation : "");
 		missed += seed == 0;
 		fflush(stdout);
 	}
@@ -328,7 +332,7 @@ static void progress(uint64_t done, gint64 started)
 	fflush(stdout);
 }
 
-static uint64_t run_all(uint64_t *ret_done)
+static uint64_t run_all(uint64_t *ret_done, double *ret_seconds)
 {
 	gint64 started = g_get_monotonic_time();
 	uint64_t violations = 0, done = 0;
@@ -346,6 +350,7 @@ static uint64_t run_all(uint64_t *ret_done)
 	}
 	progress(done, started);
 	*ret_done = done;
+	*ret_seconds = (double)(g_get_monotonic_time() - started) / 1e6;
 	return violations;
 }
 
@@ -359,8 +364,9 @@ static FILE *open_report(void)
 	return f;
 }
 
-static int finish(uint64_t done, uint64_t violations, FILE *report)
+static int finish(uint64_t done, uint64_t violations, double seconds, FILE *report)
 {
+	fprintf(report, "\"schedules_per_second\": %.0f, ", (double)done / seconds);
 	fprintf(report, "\"schedules\": %" PRIu64 ", \"violations\": %" PRIu64 ", \"events\": %" PRIu64 ", \"recoveries\": %" PRIu64
 	        ", \"commits\": %" PRIu64 ", \"aborts\": %" PRIu64 ", \"frames_released\": %" PRIu64 ", \"crashes\": %" PRIu64 ", \"cuts\": %" PRIu64,
 	        done, violations, total.events, total.recoveries, total.commits, total.aborts, total.releases, total.crashes, total.cuts);
@@ -403,8 +409,9 @@ int main(int argc, char **argv)
 		return 2;
 	}
 #endif
-	violations = run_all(&done);
-	int status = finish(done, violations, report);
+	double seconds;
+	violations = run_all(&done, &seconds);
+	int status = finish(done, violations, seconds, report);
 	fprintf(report, "}\n");
 	fclose(report);
 	return status;

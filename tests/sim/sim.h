@@ -2,7 +2,8 @@
  *
  *   faults.c ──crash, cut, heal, refuse, ...──►┐
  *   ring.c   group: total order, membership ──►│ host.c: the agent's part ──► core/epoch.c, core/placement.c   (the real objects)
- *   link.c   tunnels, streams: FIFO, delays ──►│    guest.c: VMs, ports, uplinks ──► core/cut.c
+ *   link.c   tunnels, streams: FIFO, delays ──►│    guest.c: VMs, ports, uplinks ──► core/cut.c, core/gate.c
+ *                                              │    copies.c: streams, images ──► core/copy.c
  *                                              └──► check.c: what must be true
  *
  * One seed is one run, exactly repeatable: the only source of chance is world.random, the only clock world.now. All that a run allocates comes from
@@ -11,8 +12,10 @@
 #define VCFT_SIM_H
 
 #include "base/clock.h"
+#include "core/copy.h"
 #include "core/cut.h"
 #include "core/epoch.h"
+#include "core/gate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,6 +30,8 @@
 struct world;
 struct host;
 
+struct list { void **at; uint32_t count, room; };
+
 /* A frame from one VM to another (to < VMS) or to the outside (to == VMS). A sender's frames to one receiver are a chain: what it has sent is known by the
  * newest one. Two timelines never share a frame that was sent after they parted. */
 struct frame {
@@ -36,35 +41,56 @@ struct frame {
 	bool released;
 };
 
-/* All that a VM is: what it has sent and received. */
-struct guest_state { struct frame *sent[VMS + 1], *received[VMS]; };
+/* A frame from the outside to a VM, numbered for each VM; and what a VM has heard, the newest first. */
+struct incoming { uint32_t number; uint8_t to; bool split; };   /* split: it came while the VMs of the host were in different epochs (U4) */
+struct heard { const struct incoming *what; const struct heard *previous; };
+
+/* All that a VM is: what it has sent, received and heard. */
+struct guest_state { struct frame *sent[VMS + 1], *received[VMS]; const struct heard *heard; };
 
 /* A checkpoint of a VM, as captured. */
-struct copy {
+struct snapshot {
 	struct guest_state state;
 	struct generation generation;
 	struct epoch_id epoch;
 	struct frame **record;
 	uint32_t record_count;
+	host_mask complete;                  /* backups that hold all of it */
 };
 
-/* What a backup, or a VM's own host, keeps of one VM. */
-struct image { const struct copy *copy; struct epoch_id epoch, complete; bool there; };
-struct stage { const struct copy *copy; struct epoch_id epoch, base; bool there, fresh, fills; };
+/* What a VM's own host keeps of it. */
+struct image { const struct snapshot *copy; struct epoch_id epoch, complete; bool there; };
 
-/* One epoch of one VM on its way to a backup. */
-struct stream {
-	struct host *from;
-	uint32_t from_life;
-	uint32_t vm;
+/* What the pages of a backup's image really are; what is said of them is decided by core/copy.c. */
+struct content { const struct snapshot *at; bool whole, garbage; };
+
+/* A VM's host is connected with a backup, as TCP is: what one end has closed the other may not know. */
+struct connection {
+	struct host *from, *to;
+	uint32_t from_life, to_life, vm;
 	struct generation generation;
-	struct stage stage;
+	uint64_t number;                     /* in the order in which they were made */
+	uint32_t left;                       /* epochs until the backup has all pages, as of the last committed one; 0: it has */
+	bool fresh, opened, ended;           /* ended: the backup has closed it */
+	struct list parts;                   /* struct part: sent, not yet read by the backup */
+	uint32_t arrived;                    /* of them */
+	nsec_t last;
 };
+
+/* One epoch of a VM on its way to a backup. */
+struct stream {
+	struct connection *by;
+	const struct snapshot *what, *base_content;
+	struct epoch_id epoch, base;
+	bool fills, torn;
+};
+struct part { struct stream *of; bool end; };
+
+/* What is to be done with a copy (K1). */
+struct post { bool commit, backup; struct epoch_id epoch; };
 
 /* A frame with what the tunnel adds. */
 struct tagged { struct frame *frame; struct generation generation; struct epoch_id colour; };
-
-struct list { void **at; uint32_t count, room; };
 
 struct sim_vm {
 	bool here, running;                  /* placed on this host; its guest runs */
@@ -75,14 +101,19 @@ struct sim_vm {
 	struct list record;                  /* struct frame: of checkpoint port - 1 */
 	nsec_t last_cut;
 	struct image shadow;
-	struct copy *cut;                    /* captured, not yet applied or discarded */
+	struct snapshot *cut;                    /* captured, not yet applied or discarded */
 	bool recorded;                       /* its record is complete */
-	host_mask backups, acked, synced;    /* synced: backups that follow this VM */
-	uint8_t left_to_fill[HOSTS + 1];     /* epochs */
+	host_mask backups, acked;
+	host_mask complete_at;               /* backups that hold all of it as of the shadow */
+	struct connection *to[HOSTS + 1];
+	struct list owed;                    /* struct incoming: came since the shadow, while the VM was here */
 	/* as a backup of it */
-	struct image image;
-	struct stage stage;
-	struct stream *waiting;
+	struct copy copy;
+	struct content image, stage;
+	const struct snapshot *stage_base;   /* what the stage is relative to */
+	struct list posts;                   /* struct post */
+	struct connection *waiting;          /* K2 */
+	const struct connection *newest;     /* that was let in */
 };
 
 struct out_frame { struct frame *frame; struct epoch_id epoch; };
@@ -111,7 +142,8 @@ struct host {
 	/* agent */
 	bool configured, preparing;
 	struct generation preparing_for;
-	struct generation generation, sink_generation;
+	struct generation generation;
+	struct copy_host copies;
 	bool running, frozen;
 	nsec_t tick_at;
 	uint64_t report;
@@ -123,8 +155,9 @@ struct host {
 	host_mask others;
 	struct epoch_id marker[HOSTS + 1];   /* from each host, in this generation */
 	struct list early;                   /* struct tagged: frames of a generation that has not run yet */
-	struct list uplink;                  /* struct out_frame */
-	struct epoch_id released;
+	struct gate *gate;
+	struct list out;                     /* struct out_frame: what the gate has taken and not let go: the dumb oracle */
+	nsec_t uplink_full_until;
 };
 
 struct link {
@@ -141,8 +174,10 @@ struct plan {
 	bool hold, deaf_run;
 	bool storm;                          /* all the time something */
 	bool aimed;                          /* at a commit, then at the recovery, then at the next */
+	bool shuttle;                        /* a commit is torn between two sides; one host goes from one to the other */
+	bool tight;                          /* gates have little room */
 	unsigned deaf,                       /* worse than any group: a HELLO or STATE is lost at one host, right behind a change of members */
-	         refuse, lose_ack, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
+	         refuse, lose_ack, die_at_ack, torn, fail_capture, fail_place, die, flicker, slow;   /* in 1/1000 of occasions */
 	nsec_t interval, end, quiet;
 };
 
@@ -152,7 +187,7 @@ struct generation_check {
 	host_mask participants;
 	struct epoch_id epoch;
 	bool resumed;
-	const struct copy *placed[VMS];
+	const struct snapshot *placed[VMS];
 	bool there[VMS];
 	struct generation_check *next;
 };
@@ -179,8 +214,13 @@ struct world {
 	struct host host[HOSTS + 1];
 	struct link link[HOSTS + 1][HOSTS + 1];
 	uint8_t side[HOSTS + 1];             /* of the partition that the host is on */
+	uint32_t mute;                       /* a cut off host that hears the others still; 0: none */
 	struct epoch_config config;
 	struct trigger trigger[3];
+	struct host *shuttle;
+	uint32_t rings;
+	uint64_t connections;
+	uint32_t incoming[VMS];              /* frames from outside to each VM */
 
 	/* check.c */
 	struct frame *released[VMS];
@@ -189,8 +229,9 @@ struct world {
 	struct epoch_id known_epoch;
 	host_mask losses;                    /* since then */
 	unsigned images;                     /* that there were then of the VM that had the fewest */
-	bool excused, suspected;             /* more were; a backup has failed */
-	struct { struct generation generation; struct epoch_id epoch; const struct copy *copy[VMS]; bool checked; } captures[CAPTURES];
+	bool excused;                        /* more were */
+	struct { struct generation generation; struct epoch_id epoch; const struct snapshot *copy[VMS]; host_mask complete[VMS]; bool checked, protected; }
+		captures[CAPTURES];
 	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;
 	char violation[240];
 	jmp_buf stop;
@@ -237,17 +278,25 @@ void copies_send(struct host *h);
 void copies_commit(struct host *h, struct epoch_id r);
 void copies_discard(struct host *h, struct epoch_id r);
 void copies_recover(struct host *h, struct epoch_id c, const struct message_placement *placement);
-void copies_look_again(struct host *h);
-uint32_t copies_holdings(const struct host *h, struct message_holding *out);
+void copies_forget(struct host *h);
+void copies_generation(struct host *h, struct generation g);
+uint32_t copies_holdings(struct host *h, struct message_holding *out);
 
 /* guest.c: VMs, ports, uplinks */
 void guest_run(struct host *h, uint32_t vm);
 void guest_receive(struct host *h, const struct tagged *t);
 void guest_cut(struct host *h, uint32_t vm, struct epoch_id r);
 void guest_release(struct host *h, struct epoch_id r);
+void uplink_open(struct host *h);
+void uplink_close(struct host *h);
+void uplink_rollback(struct host *h, struct epoch_id c);
+void uplink_run(struct host *h);
+void uplink_flush(struct host *h);
+void uplink_outside(struct world *w);                            /* the outside talks, from now on */
 
 /* link.c */
-bool link_reaches(const struct world *w, struct host_id a, struct host_id b);
+bool link_reaches(const struct world *w, struct host_id from, struct host_id to);
+bool link_is_open(const struct world *w, struct host_id from, struct host_id to);
 void link_send(struct host *from, struct host_id to, struct frame *f, struct generation g, struct epoch_id colour);
 void link_marker(struct host *from, struct host_id to, struct generation g, struct epoch_id r);
 void link_reset(struct world *w, uint32_t a, uint32_t b);
@@ -260,14 +309,18 @@ void faults_on_action(struct host *h, const struct epoch_action *act, bool befor
 void faults_heal(struct world *w);
 
 /* check.c */
-void check_captured(struct host *h, uint32_t vm, const struct copy *copy);
+void check_captured(struct host *h, uint32_t vm, const struct snapshot *copy);
 void check_step(struct host *h, const struct epoch_event *event, const struct epoch_action *out, size_t n);
 void check_known(struct host *h, struct epoch_id r, host_mask participants);
 void check_commit(struct host *h, struct epoch_id r);
 void check_rollback(struct host *h, const struct epoch_action *act);
-void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct copy *copy);
+void check_stored(struct host *h, struct epoch_id r, uint32_t vm, host_mask complete);
+void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct snapshot *copy);
 void check_resume(struct host *h, const struct epoch_action *act);
+void check_release_epoch(struct host *h, struct epoch_id r);
 void check_release(struct host *h, struct frame *f);
+void check_hear(struct host *h, uint32_t vm, const struct incoming *f);
+void check_heard(struct host *h, uint32_t vm);
 void check_receive(struct host *h, uint32_t vm, const struct frame *f);
 void check_loss(struct host *h, const char *why);
 void check_end(struct world *w);

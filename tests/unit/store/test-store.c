@@ -93,8 +93,7 @@ static void test_S1_not_before_commit(void)
 	g_assert_cmpuint(h[0].staged.n, ==, 2);
 	g_assert_cmpuint(h[0].complete.n, ==, 1);
 	bed_check_image(bed, 0);    /* still at 1 */
-	sink_commit(bed->backup[0].sink, epoch_of(3));    /* not its epoch */
-	sink_commit(bed->backup[0].sink, epoch_of(1));
+	sink_commit(bed->backup[0].sink, epoch_of(1));    /* not its epoch */
 	sink_holdings(bed->backup[0].sink, h);
 	g_assert_cmpuint(h[0].image.n, ==, 1);
 	bed_check_image(bed, 0);
@@ -119,11 +118,25 @@ static void test_S1_discard(void)
 	bed_record(bed, r);
 	g_assert_true(bed_wait(bed, r));
 	bed_abort(bed, r);
-	sink_commit(bed->backup[0].sink, r);    /* too late */
 	sink_holdings(bed->backup[0].sink, h);
 	g_assert_cmpuint(h[0].image.n, ==, 1);
 	g_assert_cmpuint(h[0].staged.n, ==, 0);
 	bed_check_image(bed, 0);
+	bed_free(bed);
+}
+
+/* An image that lacks an epoch is good until that epoch is committed, and no longer. */
+static void test_K6_lacks_an_epoch(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 1 });
+	struct message_holding h[VCFT_VM_MAX];
+	bed_set_backups(bed, 1, 0);
+	bed_write_some(bed, 100);
+	struct epoch_id r = bed_epoch(bed);
+	g_assert_cmpuint(sink_holdings(bed->backup[0].sink, h), ==, 1);
+	bed_check_image(bed, 0);
+	sink_commit(bed->backup[0].sink, epoch_next(r));
+	g_assert_cmpuint(sink_holdings(bed->backup[0].sink, h), ==, 0);
 	bed_free(bed);
 }
 
@@ -712,6 +725,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/store/recover/to-staged", test_recover_to_staged);
 	g_test_add_func("/store/recover/behind-stage", test_recover_behind_stage);
 	g_test_add_func("/store/K4/told", test_K4_told);
+	g_test_add_func("/store/K6/lacks-an-epoch", test_K6_lacks_an_epoch);
 	g_test_add_func("/store/generation", test_generation);
 	g_test_add_func("/store/generation-unasked", test_generation_unasked);
 	g_test_add_func("/store/S4/old-files", test_S4_old_files);
