@@ -384,6 +384,8 @@ void tunnel_timers(struct net *net, nsec_t now);
 /* ---- uplink.c -------------------------------------------------------------------------------------------------- */
 
 struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, bool commit, GError **error);
+/* The same behind a descriptor that takes and gives a frame with each write() and read(); it becomes the uplink's. */
+struct uplink *uplink_new(struct net *net, uint32_t network, int fd, bool commit);
 void uplink_close(struct net *net, struct uplink *uplink);
 /* Out (borrows the reference). */
 void uplink_send(struct net *net, struct uplink *uplink, struct frame *frame);

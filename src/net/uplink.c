@@ -190,11 +190,8 @@ static void catch_up(const struct net *net, struct gate *gate)
 		gate_run(gate);
 }
 
-struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, bool commit, GError **error)
+struct uplink *uplink_new(struct net *net, uint32_t network, int fd, bool commit)
 {
-	int fd = tap_open(name, error);
-	if (fd < 0)
-		return NULL;
 	struct uplink *up = g_new0(struct uplink, 1);
 	struct gate_options options = { !commit, net->limits.held_bytes, KEPT_BYTES, frame_dropped, net };
 	up->network = network;
@@ -202,6 +199,12 @@ struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, 
 	catch_up(net, up->gate);
 	source_open(net, &up->tap, fd, EPOLLIN, tap_ready);
 	return up;
+}
+
+struct uplink *uplink_open(struct net *net, uint32_t network, const char *name, bool commit, GError **error)
+{
+	int fd = tap_open(name, error);
+	return fd < 0 ? NULL : uplink_new(net, network, fd, commit);
 }
 
 void uplink_close(struct net *net, struct uplink *up)

@@ -71,12 +71,9 @@ static void add_vm(struct bench *b, unsigned vm)
 static void add_uplink(struct bench *b)
 {
 	int pair[2];
-	struct uplink *up = g_new0(struct uplink, 1);
 	demand(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
-	up->commit = true;
-	source_open(&b->net, &up->tap, pair[0], EPOLLIN, NULL);
 	b->outside = pair[1];
-	b->net.networks[0].uplink = up;
+	b->net.networks[0].uplink = uplink_new(&b->net, 0, pair[0], true);
 }
 
 static void add_tunnel(struct bench *b)
@@ -243,7 +240,9 @@ static void record(struct bench *b)
 	case 9: switch_freeze(&b->net, &(struct request){ 0 }); break;
 	case 10: {
 		g_autoptr(GBytes) again = g_bytes_new(bytes, n);
-		recover(b, MAX(b->r, b->net.released.n), again);
+		struct gate_view view;
+		gate_view(b->net.networks[0].uplink->gate, &view);
+		recover(b, MAX(b->r, view.released.n), again);
 		break;
 	}
 	default: drain(b); break;
