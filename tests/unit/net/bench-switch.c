@@ -127,8 +127,8 @@ int main(void)
 	host_place(h1, 3, 0, 2);
 	host_place(h2, 1, 0, 1);
 	host_place(h2, 2, 0, 1);
-	net_add_host(h1->net, (struct host_id){ 2 }, "127.0.0.1", h2->port);
-	net_add_host(h2->net, (struct host_id){ 1 }, "127.0.0.1", h1->port);
+	host_add(h1, 2, h2->port);
+	host_add(h2, 1, h1->port);
 	HOST_WAIT(h1, h1->up);
 	host_start(h1, 1, 0);
 	host_start(h2, 1, 0);
