@@ -27,7 +27,9 @@ struct sink_vm {
 struct connection {
 	struct sink *sink;
 	int fd;                           /* closed with sink->lock held */
-	gint closing;                     /* atomic */
+	struct tls *tls;
+	gint closing, secured;            /* atomic */
+	nsec_t since;                     /* it came */
 	bool opened;                      /* sink->lock: vm and generation are set */
 	struct sink_vm *vm;
 	struct generation generation;
@@ -42,6 +44,7 @@ struct connection {
 struct sink {
 	struct host_id self;
 	struct sink_limits limits;
+	const struct tls_credentials *credentials;   /* NULL: plain */
 	struct sink_callbacks callbacks;
 	void *user;
 	int listener, wake;
@@ -54,6 +57,7 @@ struct sink {
 	GQueue todo; GCond work;          /* VMs with posts, for the workers */
 	struct generation generation;
 	bool told, quit;                  /* K4 */
+	char names[VCFT_HOST_MAX + 1][VCFT_NAME_MAX + 1];    /* S8; "": unknown */
 	struct sink_vm vm[VCFT_VM_MAX];
 };
 
