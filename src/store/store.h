@@ -72,8 +72,8 @@ struct source_epoch {
 	uint64_t ram_hash[2];
 };
 
-/* raw_bytes: what was captured (pages and devices). sent_bytes: on the wires, all backups together (without what TLS adds, 22 bytes to 16 KiB). pages: sent, each counted once; those equal
- * to the shadow are not sent. why: not ok, for the log (borrowed for the callback); else NULL. */
+/* raw_bytes: what was captured (pages and devices). sent_bytes: on the wires, all backups together, without what TLS adds (22 bytes to 16 KiB). pages:
+ * sent, each counted once; those equal to the shadow are not sent. why: not ok, for the log (borrowed for the callback); else NULL. */
 struct source_stats { uint64_t raw_bytes, sent_bytes, pages; nsec_t encode_time; const char *why; };
 
 struct source_callbacks {
