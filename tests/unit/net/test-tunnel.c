@@ -765,7 +765,7 @@ static void test_n7_told_nothing(struct victim *v, gconstpointer data)
 		close(fd);
 	}
 	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
 	vm_expect(v->vm[3], 1, 2);
 }
 
@@ -780,7 +780,7 @@ static void test_n7_another_hosts_certificate(struct victim *v, gconstpointer da
 	close(fd);
 	HOST_WAIT(v->h, v->h->last_note && strstr(v->h->last_note, "another host's certificate"));
 	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
 	vm_expect(v->vm[3], 1, 2);
 }
 
@@ -811,7 +811,7 @@ static void test_n7_silent_crowd(struct victim *v, gconstpointer data)
 	victim_join(v);
 	vm_expect_closed(old);
 	close(old);
-	send_frame(v->tunnel, 1, 1, 0, 0, 1, 2);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
 	vm_expect(v->vm[3], 1, 2);
 	for (int i = 0; i < CROWD; i++)
 		close(fd[i]);
