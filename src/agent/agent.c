@@ -274,8 +274,10 @@ static void on_hello(struct agent *a, struct host_id from, const struct message 
 	g_strlcpy(p->address, m->hello.address, sizeof p->address);
 	p->tunnel_port = m->hello.tunnel_port;
 	p->replication_port = m->hello.replication_port;
-	if (from.n != a->self.n)
-		net_add_host(a->net, from, p->address, p->tunnel_port);
+	if (from.n == a->self.n)
+		return;
+	sink_name_host(a->sink, from, p->name);
+	net_add_host(a->net, from, p->name, p->address, p->tunnel_port);
 }
 
 static void on_stats(struct agent *a, const struct message *m)
@@ -313,6 +315,7 @@ static void say_lost_hosts(struct agent *a, host_mask gone)
 		if (host_in(gone, (struct host_id){ h })) {
 			events_say(a->events, "host-lost", json_pack("{s:s}", "host", a->peers[h].known ? a->peers[h].name : "?"));
 			net_forget_host(a->net, (struct host_id){ h });
+			sink_name_host(a->sink, (struct host_id){ h }, NULL);
 			a->peers[h] = (struct peer){ 0 };
 		}
 }
@@ -461,13 +464,27 @@ static gboolean open_network(struct agent *a, GError **error)
 {
 	struct net_limits limits = { HELD_BYTES, PORT_BYTES };
 	struct net_callbacks net_callbacks = { checkpoint_record_complete, tunnel_state, net_note };
-	struct sink_callbacks sink_callbacks = { verify_failed, image_spec };
+	struct sink_callbacks sink_callbacks = { verify_failed, image_spec, net_note };
 	struct sink_limits sink_limits = { 0 };
-	a->net = net_new(a->self, a->config->address, &a->config->tunnel_port, &limits, &net_callbacks, a, error);
+	const char *address = a->backend == &group_local ? NULL : a->config->address;    /* alone: nobody is to connect */
+	a->net = net_new(a->self, address, &a->config->tunnel_port, a->credentials, &limits, &net_callbacks, a, error);
 	if (!a->net)
 		return FALSE;
-	a->sink = sink_new(a->self, a->config->address, &a->config->replication_port, &sink_limits, &sink_callbacks, a, error);
+	a->sink = sink_new(a->self, address, &a->config->replication_port, a->credentials, &sink_limits, &sink_callbacks, a, error);
 	return a->sink != NULL;
+}
+
+/* Before anything is listened to: an agent that should use TLS and cannot does not start. */
+static gboolean load_credentials(struct agent *a, GError **error)
+{
+	if (a->backend == &group_local)
+		return TRUE;
+	if (!a->config->tls) {
+		g_warning("tls: off: guest memory, disks and frames go over the network in plain text, and whoever reaches the ports can pose as a host");
+		return TRUE;
+	}
+	a->credentials = tls_credentials_load(a->config->pki_dir, a->config->name, error);
+	return a->credentials != NULL;
 }
 
 struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **error)
@@ -480,7 +497,8 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	a->box = post_box_new();
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
 	remove_remains(config);
-	a->group = a->backend->join(&callbacks, a, error);
+	if (load_credentials(a, error))
+		a->group = a->backend->join(&callbacks, a, error);
 	if (a->group) {
 		a->self = a->backend->self(a->group);
 		a->core = epoch_new(a->self);
@@ -502,6 +520,7 @@ void agent_free(struct agent *a)
 		a->backend->leave(a->group);
 	g_clear_pointer(&a->sink, sink_free);
 	g_clear_pointer(&a->net, net_free);
+	g_clear_pointer(&a->credentials, tls_credentials_free);
 	g_clear_pointer(&a->core, epoch_free);
 	events_free(a->events);
 	post_box_close(a->box);

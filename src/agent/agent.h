@@ -37,6 +37,7 @@ struct checkpoint {
 
 struct agent {
 	struct config_agent *config;
+	struct tls_credentials *credentials;     /* NULL: tls is off, or this host is alone */
 	const struct group_backend *backend;
 	struct group *group;
 	struct host_id self;

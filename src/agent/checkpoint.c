@@ -97,6 +97,7 @@ static unsigned backups_of(struct agent *a, host_mask set, struct source_backup 
 		if (host_in(set, (struct host_id){ h }) && a->peers[h].known) {
 			out[n].host.n = h;
 			out[n].port = a->peers[h].replication_port;
+			g_strlcpy(out[n].name, a->peers[h].name, sizeof out->name);
 			g_strlcpy(out[n++].address, a->peers[h].address, sizeof out->address);
 		}
 	return n;

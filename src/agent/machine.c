@@ -680,7 +680,8 @@ static bool place(struct machine *m, struct job *job, GError **error)
 	if (!m->vm)
 		return false;
 	if (!m->source) {
-		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self, .fill_bytes = FILL_BYTES };
+		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,
+		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES };
 		struct source_callbacks callbacks = { on_stored };
 		m->source = source_new(&o, m->shadow, &callbacks, m);
 	}

@@ -45,6 +45,7 @@ struct machine_options {
 	const char *cluster;                   /* likewise: its name */
 	char *const *bases;                    /* raw base of each disk; likewise */
 	struct net *net;
+	const struct tls_credentials *credentials;   /* likewise; NULL: plain */
 	bool verify;
 };
 

@@ -14,11 +14,13 @@
 #endif
 
 enum { GROUP_LOCAL, GROUP_COROSYNC };
+enum { TLS_AS_GROUP, TLS_ON, TLS_OFF };
+static const cyaml_strval_t tls_words[] = { { "on", TLS_ON }, { "off", TLS_OFF } };
 static const cyaml_strval_t group_words[] = { { "local", GROUP_LOCAL }, { "corosync", GROUP_COROSYNC } };
 
 struct file {
-	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir;
-	uint32_t group;
+	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir, *pki_dir;
+	uint32_t group, tls;
 	uint16_t tunnel_port, replication_port;
 };
 
@@ -35,6 +37,8 @@ static const cyaml_schema_field_t fields[] = {
 	PORT(tunnel_port),
 	PORT(replication_port),
 	TEXT(plugin_dir, TEXT_MAX),
+	CYAML_FIELD_ENUM("tls", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct file, tls, tls_words, CYAML_ARRAY_LEN(tls_words)),
+	TEXT(pki_dir, TEXT_MAX),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct file, fields) };
@@ -62,7 +66,9 @@ static struct config_agent *with_defaults(struct file *f)
 	take(&a->state_dir, &f->state_dir, "/var/lib/virtcft");
 	take(&a->ram_dir, &f->ram_dir, "/dev/shm/virtcft");
 	take(&a->plugin_dir, &f->plugin_dir, plugin_dir);
+	take(&a->pki_dir, &f->pki_dir, "/etc/virtcft/pki");
 	a->group = g_strdup(group_words[f->group].str);
+	a->tls = f->tls == TLS_AS_GROUP ? f->group == GROUP_COROSYNC : f->tls == TLS_ON;
 	a->tunnel_port = f->tunnel_port;
 	a->replication_port = f->replication_port;
 	return a;
@@ -80,7 +86,7 @@ static bool is_plain(const char *name)
 static gboolean check(struct config_yaml *yaml, const struct file *f, GError **error)
 {
 	const struct { const char *key, *value; } paths[] = { { "run_dir", f->run_dir }, { "state_dir", f->state_dir }, { "ram_dir", f->ram_dir },
-		                                              { "plugin_dir", f->plugin_dir } };
+		                                              { "plugin_dir", f->plugin_dir }, { "pki_dir", f->pki_dir } };
 	struct in_addr numeric;
 	if (f->name && !is_plain(f->name)) {
 		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "name", "name has a control character; expected a name such as host1");
@@ -128,7 +134,7 @@ void config_agent_free(struct config_agent *a)
 {
 	if (!a)
 		return;
-	char *strings[] = { a->name, a->group, a->address, a->run_dir, a->state_dir, a->ram_dir, a->plugin_dir };
+	char *strings[] = { a->name, a->group, a->address, a->run_dir, a->state_dir, a->ram_dir, a->plugin_dir, a->pki_dir };
 	for (size_t i = 0; i < G_N_ELEMENTS(strings); i++)
 		g_free(strings[i]);
 	g_free(a);

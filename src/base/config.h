@@ -62,6 +62,8 @@ struct config_agent {
 	char *state_dir;        /* /var/lib/virtcft: disks, consoles, caches */
 	char *ram_dir;          /* /dev/shm/virtcft: RAM files and images */
 	uint16_t tunnel_port, replication_port;   /* 0: any */
+	bool tls;               /* tunnels and replication under TLS; default: with corosync */
+	char *pki_dir;          /* ca.pem, cert.pem, key.pem (base/tls.h); /etc/virtcft/pki */
 	char *plugin_dir;       /* where virtcft-disk.so and virtcft-preload.so are; default: where they were installed or built */
 };
 /* file NULL or missing default file: all defaults. */

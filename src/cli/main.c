@@ -74,6 +74,10 @@ static int run(struct cli *cli, const char *name, char **arguments)
 		return usage("--follow belongs to events, not to %s", name);
 	if (cli->bare && verb->run != verb_checkpoint)
 		return usage("--bare belongs to checkpoint, not to %s", name);
+	if (cli->config && verb->run != verb_check)
+		return usage("--config belongs to check, not to %s", name);
+	if (cli->replace && verb->run != verb_pki)
+		return usage("--replace belongs to pki, not to %s", name);
 	if (count < verb->least || count > verb->most)
 		return usage("%s has %u arguments; expected: virtcft %s %s", name, count, name, verb->arguments);
 	cli->arguments = arguments;
@@ -87,6 +91,8 @@ static gboolean parse(int *argc, char ***argv, struct cli *cli, gboolean *versio
 		{ "socket", 's', 0, G_OPTION_ARG_FILENAME, &cli->socket, "The agent's control socket (default " CLI_SOCKET ")", "PATH" },
 		{ "follow", 'f', 0, G_OPTION_ARG_NONE, &cli->follow, "events: go on as it happens", NULL },
 		{ "bare", 0, 0, G_OPTION_ARG_STRING, &cli->bare, "checkpoint: stop a VM, save its device state, go on; nothing is stored", "VM" },
+		{ "config", 'c', 0, G_OPTION_ARG_FILENAME, &cli->config, "check: the agent's settings (default /etc/virtcft/virtcftd.yaml)", "FILE" },
+		{ "replace", 0, 0, G_OPTION_ARG_NONE, &cli->replace, "pki: make new keys and certificates in place of those that are there", NULL },
 		{ "version", 0, 0, G_OPTION_ARG_NONE, version, "Print the version", NULL },
 		G_OPTION_ENTRY_NULL,
 	};
@@ -114,5 +120,6 @@ int main(int argc, char **argv)
 	int status = argc > 1 ? run(&cli, argv[1], argv + 2) : run(&cli, "status", argv + 1);
 	g_free(cli.socket);
 	g_free(cli.bare);
+	g_free(cli.config);
 	return status;
 }

@@ -2,22 +2,51 @@
 #include "cli/table.h"
 #include "cli/verbs.h"
 
+#include "base/config.h"
+#include "base/tls.h"
 #include "group/group.h"
 #include "vm/vmm.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #define FEATURES_MAX 32
+#define WARN_DAYS 30      /* before the certificate ends */
+
+/* What the agent would do with its settings; *ret_days: until its certificate ends. */
+static void find_tls(const char *file, struct vm_feature *out, gint64 *ret_days)
+{
+	g_autoptr(GError) error = NULL;
+	struct config_agent *config = config_agent_read(file, &error);
+	struct tls_credentials *c = NULL;
+	*out = (struct vm_feature){ .name = "tls" };
+	*ret_days = G_MAXINT64;
+	if (config && !strcmp(config->group, "local")) {
+		out->instead = "not needed";
+		g_strlcpy(out->detail, "group local: nothing listens", sizeof out->detail);
+	} else if (config && !config->tls) {
+		out->instead = "PLAIN TEXT: who reaches the ports can read guests and pose as a host";
+		g_strlcpy(out->detail, "tls: off", sizeof out->detail);
+	} else if (config && (c = tls_credentials_load(config->pki_dir, config->name, &error))) {
+		out->found = true;
+		*ret_days = (tls_credentials_end(c) - g_get_real_time() / G_USEC_PER_SEC) / 86400;
+		g_snprintf(out->detail, sizeof out->detail, "certificate of %s, ends in %" G_GINT64_FORMAT " days", config->name, *ret_days);
+	} else
+		g_strlcpy(out->detail, error->message, sizeof out->detail);
+	tls_credentials_free(c);
+	config_agent_free(config);
+}
 
 /* Root and corosync, then the VM's side. */
-static size_t find_features(struct vm_feature out[static FEATURES_MAX])
+static size_t find_features(const char *config, struct vm_feature out[static FEATURES_MAX], gint64 *ret_days)
 {
 	out[0] = (struct vm_feature){ .name = "root", .found = geteuid() == 0 };
 	g_snprintf(out[0].detail, sizeof out[0].detail, "user id %u", (unsigned)geteuid());
 	out[1] = (struct vm_feature){ .name = "corosync", .instead = "group local: this host alone" };
 	out[1].found = group_corosync_probe(out[1].detail, sizeof out[1].detail);
-	return 2 + vm_features(out + 2, FEATURES_MAX - 2);
+	find_tls(config, &out[2], ret_days);
+	return 3 + vm_features(out + 3, FEATURES_MAX - 3);
 }
 
 /* Names of what is missing and has nothing in its place, NULL: none. */
@@ -51,12 +80,15 @@ static void print_json(const struct vm_feature *f, size_t n, bool ok)
 int verb_check(const struct cli *cli)
 {
 	struct vm_feature f[FEATURES_MAX];
-	size_t n = find_features(f);
+	gint64 days;
+	size_t n = find_features(cli->config, f, &days);
 	g_autofree char *names = missing(f, n);
 	if (cli->json)
 		print_json(f, n, !names);
 	else
 		print_table(f, n);
+	if (days <= WARN_DAYS)
+		fprintf(stderr, "virtcft: this host's certificate ends in %" G_GINT64_FORMAT " days: make a new one with virtcft pki host\n", days);
 	if (names)
 		fprintf(stderr, "virtcft: this host cannot run VMs: %s\n", names);
 	return names ? CLI_FAILED : CLI_OK;

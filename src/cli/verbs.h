@@ -15,6 +15,8 @@ struct cli {
 	gboolean json;       /* --json: one JSON object a line, nothing else on stdout */
 	gboolean follow;     /* events --follow */
 	char *bare;          /* checkpoint --bare VM */
+	char *config;        /* check --config; NULL: the default file */
+	gboolean replace;    /* pki --replace */
 	char **arguments;    /* behind the verb, NULL-terminated; as many as verbs.def allows */
 };
 

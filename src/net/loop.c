@@ -60,13 +60,20 @@ void source_arm(struct net *net, struct source *source, uint32_t events)
 	(void)epoll_ctl(net->epoll, EPOLL_CTL_MOD, source->fd, &e);
 }
 
+int source_take(struct net *net, struct source *source)
+{
+	int fd = source->fd;
+	if (fd >= 0)
+		(void)epoll_ctl(net->epoll, EPOLL_CTL_DEL, fd, NULL);
+	source->fd = -1;
+	return fd;
+}
+
 void source_close(struct net *net, struct source *source)
 {
-	if (source->fd < 0)
-		return;
-	(void)epoll_ctl(net->epoll, EPOLL_CTL_DEL, source->fd, NULL);
-	close(source->fd);
-	source->fd = -1;
+	int fd = source_take(net, source);
+	if (fd >= 0)
+		close(fd);
 }
 
 void loop_bury(struct net *net, void *memory) { g_ptr_array_add(net->graves, memory); }

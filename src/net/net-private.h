@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/messages.h"
+#include "base/tls.h"
 #include "base/types.h"
 #include "core/gate.h"
 #include "net/net.h"
@@ -48,6 +49,8 @@ void source_open(struct net *net, struct source *source, int fd, uint32_t events
                  void (*ready)(struct net *, struct source *, uint32_t));
 void source_arm(struct net *net, struct source *source, uint32_t events);
 void source_close(struct net *net, struct source *source);
+/* Closed without closing its file descriptor, which is returned. */
+int source_take(struct net *net, struct source *source);
 /* Free memory that the current round of events may still point to. */
 void loop_bury(struct net *net, void *memory);
 
@@ -62,7 +65,7 @@ struct request {
 	uint32_t network;
 	uint16_t port;
 	bool commit;
-	const char *text;
+	const char *text, *name;
 	const struct net_nic_spec *nics;
 	unsigned nic_count;
 	const char *const *paths;
@@ -214,14 +217,17 @@ struct network {
 	host_mask hosts;                        /* other hosts with VMs on it */
 };
 
-enum tunnel_state { TUNNEL_DOWN, TUNNEL_CONNECTING, TUNNEL_GREETING, TUNNEL_UP };
+enum tunnel_state { TUNNEL_DOWN, TUNNEL_CONNECTING, TUNNEL_SECURING, TUNNEL_GREETING, TUNNEL_UP };
 
 struct tunnel {
 	struct source connection;
+	struct tls *tls;                        /* of the connection; NULL: there is none yet */
 	struct host_id host;
+	char name[VCFT_NAME_MAX + 1];           /* what its certificate must say */
 	struct sockaddr_in address;
 	enum tunnel_state state;
-	nsec_t timer, backoff;                  /* DOWN: try again at; CONNECTING, GREETING: give up at */
+	nsec_t timer, backoff;                  /* DOWN: try again at; CONNECTING, SECURING, GREETING: give up at */
+	char *refusal;                          /* the last that was noted: not once for each attempt */
 	uint8_t *rx;
 	size_t rx_used;
 	struct ring queue;
@@ -234,6 +240,8 @@ struct tunnel {
 /* Somebody who has connected to us and has not yet been recognised. */
 struct stranger {
 	struct source connection;
+	struct tls *tls;
+	bool secured;                           /* its certificate is the cluster's; whose, its HELLO must say */
 	struct host_id host;                    /* {0}: no whole HELLO yet */
 	nsec_t deadline;
 	size_t used;
@@ -244,6 +252,7 @@ struct stranger {
 struct net {
 	struct host_id self;
 	struct net_limits limits;
+	const struct tls_credentials *credentials;      /* NULL: plain */
 	struct net_callbacks callbacks;
 	void *user;
 

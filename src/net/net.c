@@ -9,11 +9,12 @@
 #define HELD_BYTES_DEFAULT (64u << 20)
 #define PORT_BYTES_DEFAULT (4u << 20)
 
-struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct net_limits *limits,
-                    const struct net_callbacks *callbacks, void *user, GError **error)
+struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
+                    const struct net_limits *limits, const struct net_callbacks *callbacks, void *user, GError **error)
 {
 	struct net *net = g_new0(struct net, 1);
 	net->self = self;
+	net->credentials = credentials;
 	if (limits)
 		net->limits = *limits;
 	if (!net->limits.held_bytes)
@@ -28,8 +29,8 @@ struct net *net_new(struct host_id self, const char *address, uint16_t *inout_po
 	net->tunnel_listener.fd = -1;
 	net->charges.fd[0] = net->charges.fd[1] = -1;
 	mac_init(&net->macs);
-	if (loop_init(net, error) && charges_init(&net->charges, error) && tunnel_listen(net, address, inout_port, error) &&
-	    loop_start(net, error))
+	if (loop_init(net, error) && charges_init(&net->charges, error) &&
+	    (!address || tunnel_listen(net, address, inout_port, error)) && loop_start(net, error))
 		return net;
 	net_free(net);
 	return NULL;
@@ -89,10 +90,10 @@ void net_place(struct net *net, struct vm_id vm, const struct net_nic_spec *nics
 	loop_call(net, &q);
 }
 
-void net_add_host(struct net *net, struct host_id host, const char *address, uint16_t port)
+void net_add_host(struct net *net, struct host_id host, const char *name, const char *address, uint16_t port)
 {
 	MUST("N5", host.n && host.n <= VCFT_HOST_MAX);
-	struct request q = { .run = tunnel_add_host, .host = host, .text = address, .port = port };
+	struct request q = { .run = tunnel_add_host, .host = host, .name = name, .text = address, .port = port };
 	loop_call(net, &q);
 }
 

@@ -13,6 +13,8 @@
  *     its record of r; its ports move to r+1; held frames of colour r+1 are delivered.
  *  N5 Tunnels are FIFO; MARKER(r) goes behind the last frame of colour <= r.
  *  N6 The record of a VM for r is complete when all local VMs have been cut at r and MARKER(r) came from every other host with VMs.
+ *  N7 A tunnel is to the host whose certificate is at its other end (base/tls.h): who says that it is host n must hold the certificate of
+ *     host n's name. Nobody else is told a byte. Without credentials the word of the other side counts.
  *  U1 A frame leaves by an uplink only if its epoch <= released (or the network is `output: immediate`). U2 In arrival order.
  *  U3 A rollback to c drops the held frames of epochs > c and no others.
  *  U4 What came in by an uplink after c, or while the switch stood, is delivered again after a rollback to c.
@@ -22,6 +24,7 @@
 #ifndef VCFT_NET_NET_H
 #define VCFT_NET_NET_H
 
+#include "base/tls.h"
 #include "base/types.h"
 
 #include <glib.h>
@@ -48,10 +51,10 @@ struct net_limits {
 	                         * A tunnel: four times that. */
 };
 
-/* Start the switch and listen for tunnels on address (numeric IPv4) and *port (0: any; the port taken is written back). It is in generation
- * 0 and frozen: net_rollback() and net_run() start it. */
-struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct net_limits *limits,
-                    const struct net_callbacks *callbacks, void *user, GError **error);
+/* Start the switch and listen for tunnels on address (numeric IPv4; NULL: not at all) and *port (0: any; the port taken is written back). It is
+ * in generation 0 and frozen: net_rollback() and net_run() start it. credentials (outlive it): NULL: tunnels are plain. */
+struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
+                    const struct net_limits *limits, const struct net_callbacks *callbacks, void *user, GError **error);
 /* Ends the thread, closes everything. */
 void net_free(struct net *net);
 
@@ -71,8 +74,8 @@ void net_remove_vm(struct net *net, struct vm_id vm);
 /* Pin the MACs of a VM that runs on another host (and remove it here). */
 void net_place(struct net *net, struct vm_id vm, const struct net_nic_spec *nics, unsigned nic_count, struct host_id host);
 
-/* Keep a tunnel to that host (connects again by itself until net_forget_host). The host with the lower id connects. */
-void net_add_host(struct net *net, struct host_id host, const char *address, uint16_t port);
+/* Keep a tunnel to that host (connects again by itself until net_forget_host). The host with the lower id connects. N7: its certificate's name. */
+void net_add_host(struct net *net, struct host_id host, const char *name, const char *address, uint16_t port);
 void net_forget_host(struct net *net, struct host_id host);
 
 /* N4. Called while the VM is stopped and its QEMU does not read its sockets either (it is blocked in saving its state): what QEMU reads between

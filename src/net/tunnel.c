@@ -1,7 +1,7 @@
 /* tunnel.c - to the other hosts: one TCP connection for each pair, frames and markers in one order.
  *
- *   lower id:  DOWN ──timer──► CONNECTING ──connected, HELLO sent──► GREETING ──HELLO──► UP ──trouble──► DOWN
- *   higher id: DOWN ──a stranger's HELLO names the host────────────────────────────────► UP ──trouble──► DOWN
+ *   lower id:  DOWN ──timer──► CONNECTING ──connected──► SECURING ──TLS, HELLO sent──► GREETING ──HELLO──► UP ──trouble──► DOWN
+ *   higher id: DOWN ──a stranger: TLS, its HELLO names the host of its certificate (N7)──────────────────► UP ──trouble──► DOWN
  *
  * Both sides say TUNNEL_HELLO first; then FRAMEs and MARKERs. Their bytes are tunnel-message.c's.
  *
@@ -12,7 +12,9 @@
  * Everything that comes in is untrusted: what tunnel_parse() does not take, or what is not its host's to say, ends the connection, with a note.
  * What is queued before a tunnel is first up waits for it. When one breaks within a generation, frames that were under way are lost: P2 no
  * longer holds for them, in the live run as in the record, so P1 does. tunnel_state(host, false) says so; whoever decides may recover.
- * Thread: switch. No encryption here. */
+ * N7 A stranger is told nothing before its certificate and its HELLO are those of a host that is expected; when there are too many the one
+ *    that has waited longest for its certificate to come goes. Frames go into TLS records as they fit, many to one (base/tls.h).
+ * Thread: switch; a handshake costs it its computation, a fraction of a millisecond, and no waiting. */
 #include "net/net-private.h"
 
 #include "base/must.h"
@@ -35,6 +37,8 @@
 #define AHEAD_BYTES_MAX (32u << 20)
 
 static void tunnel_ready(struct net *net, struct source *source, uint32_t events);
+static void read_some(struct net *net, struct tunnel *t);
+static void write_some(struct net *net, struct tunnel *t);
 
 static void timer_at(struct net *net, nsec_t at)
 {
@@ -76,6 +80,7 @@ static void tunnel_break(struct net *net, struct tunnel *t, const char *why)
 	if (was_up)
 		loop_note(net, "tunnel to host %u: %s", t->host.n, why);
 	source_close(net, &t->connection);
+	g_clear_pointer(&t->tls, tls_free);
 	t->state = TUNNEL_DOWN;
 	t->rx_used = t->written = 0;
 	if (connects(net, t)) {
@@ -86,6 +91,17 @@ static void tunnel_break(struct net *net, struct tunnel *t, const char *why)
 		net->callbacks.tunnel_state(t->host, false, net->user);
 }
 
+/* The TLS handshake failed: worth a line, but not the same at every attempt. */
+static void tunnel_insecure(struct net *net, struct tunnel *t)
+{
+	if (g_strcmp0(t->refusal, tls_why(t->tls)) != 0) {
+		g_free(t->refusal);
+		t->refusal = g_strdup(tls_why(t->tls));
+		loop_note(net, "tunnel to host %u (%s): TLS: %s", t->host.n, t->name, t->refusal);
+	}
+	tunnel_break(net, t, "no TLS");
+}
+
 void tunnel_refuse(struct net *net, struct host_id host, const char *why)
 {
 	if (net->tunnels[host.n])
@@ -94,19 +110,21 @@ void tunnel_refuse(struct net *net, struct host_id host, const char *why)
 
 static void tunnel_up(struct net *net, struct tunnel *t)
 {
+	MUST("N7", tls_names(t->tls, t->name));
 	t->state = TUNNEL_UP;
 	t->timer = INT64_MAX;
 	t->backoff = BACKOFF_LEAST;
+	g_clear_pointer(&t->refusal, g_free);
 	if (net->callbacks.tunnel_state)
 		net->callbacks.tunnel_state(t->host, true, net->user);
 	mark_dirty(net, t);
 }
 
-static bool send_hello(struct net *net, int fd)
+static bool send_hello(struct net *net, struct tls *tls)
 {
 	uint8_t b[TUNNEL_HELLO_BYTES];
 	tunnel_put_hello(b, net->self, net->generation);
-	return send(fd, b, sizeof b, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof b; /* the first bytes always fit */
+	return tls_write(tls, &(struct iovec){ b, sizeof b }, 1) == (ssize_t)sizeof b; /* the first bytes always fit */
 }
 
 static void connect_now(struct net *net, struct tunnel *t)
@@ -124,16 +142,37 @@ static void connect_now(struct net *net, struct tunnel *t)
 		tunnel_break(net, t, "no connection");
 }
 
+static uint32_t wanted_events(const struct tls *tls) { return EPOLLIN | (tls_unsent(tls) ? EPOLLOUT : 0); }
+
+/* N7, the side that connects: HELLO follows the handshake. */
+static void secure(struct net *net, struct tunnel *t)
+{
+	enum tls_progress progress = tls_handshake(t->tls);
+	if (progress == TLS_FAILED) {
+		tunnel_insecure(net, t);
+		return;
+	}
+	if (progress == TLS_OPEN) {
+		t->state = TUNNEL_GREETING;
+		if (!send_hello(net, t->tls)) {
+			tunnel_break(net, t, "no connection");
+			return;
+		}
+	}
+	source_arm(net, &t->connection, wanted_events(t->tls));
+}
+
 static void connected(struct net *net, struct tunnel *t)
 {
 	int e = 0;
 	socklen_t n = sizeof e;
-	if (getsockopt(t->connection.fd, SOL_SOCKET, SO_ERROR, &e, &n) < 0 || e || !send_hello(net, t->connection.fd)) {
+	if (getsockopt(t->connection.fd, SOL_SOCKET, SO_ERROR, &e, &n) < 0 || e) {
 		tunnel_break(net, t, "no connection");
 		return;
 	}
-	t->state = TUNNEL_GREETING;
-	source_arm(net, &t->connection, EPOLLIN);
+	t->state = TUNNEL_SECURING;
+	t->tls = tls_new(net->credentials, TLS_CONNECTS, t->connection.fd, t->name);
+	secure(net, t);
 }
 
 /* ---- strangers ---- */
@@ -141,6 +180,7 @@ static void connected(struct net *net, struct tunnel *t)
 static void stranger_free(struct net *net, struct stranger *s)
 {
 	source_close(net, &s->connection);
+	tls_free(s->tls);
 	struct stranger **at = &net->strangers;
 	while (*at != s)
 		at = &(*at)->next;
@@ -152,23 +192,38 @@ static void stranger_free(struct net *net, struct stranger *s)
 /* The stranger is that host: its connection is the tunnel from now on. */
 static void adopt(struct net *net, struct tunnel *t, struct stranger *s)
 {
-	tunnel_break(net, t, "the host has connected again");
-	int fd = dup(s->connection.fd);
-	stranger_free(net, s);
-	if (fd < 0)
+	if (!tls_names(s->tls, t->name)) {
+		loop_note(net, "tunnel: somebody with another host's certificate says to be host %u (%s)", t->host.n, t->name);
+		stranger_free(net, s);
 		return;
-	tcp_options(fd);
-	source_open(net, &t->connection, fd, EPOLLIN, tunnel_ready);
+	}
+	tunnel_break(net, t, "the host has connected again");
+	t->tls = g_steal_pointer(&s->tls);
+	source_open(net, &t->connection, source_take(net, &s->connection), EPOLLIN, tunnel_ready);
+	stranger_free(net, s);
 	t->state = TUNNEL_GREETING;
-	if (send_hello(net, fd))
-		tunnel_up(net, t);
-	else
+	if (!send_hello(net, t->tls)) {
 		tunnel_break(net, t, "no connection");
+		return;
+	}
+	tunnel_up(net, t);
+	if (tls_pending(t->tls))
+		read_some(net, t);
 }
 
-static bool stranger_read(struct net *net, struct stranger *s)
+/* Its TLS, then its HELLO; false: it is none of ours, *ret_why. */
+static bool stranger_read(struct net *net, struct stranger *s, const char **ret_why)
 {
-	ssize_t n = read(s->connection.fd, s->hello + s->used, sizeof s->hello - s->used);
+	*ret_why = "it says no HELLO of a host that connects to this one";
+	if (!s->secured) {
+		enum tls_progress progress = tls_handshake(s->tls);
+		*ret_why = progress == TLS_FAILED ? tls_why(s->tls) : *ret_why;
+		s->secured = progress == TLS_OPEN;
+		source_arm(net, &s->connection, wanted_events(s->tls));
+		if (!s->secured)
+			return progress == TLS_MORE;
+	}
+	ssize_t n = tls_read(s->tls, s->hello + s->used, sizeof s->hello - s->used);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	if (n <= 0)
@@ -193,8 +248,9 @@ static void stranger_ready(struct net *net, struct source *source, uint32_t even
 			stranger_free(net, s);
 		return;
 	}
-	if (!stranger_read(net, s)) {
-		loop_note(net, "tunnel: somebody connected who is none of the hosts");
+	const char *why;
+	if (!stranger_read(net, s, &why)) {
+		loop_note(net, "tunnel: somebody connected who is none of the hosts: %s", why);
 		stranger_free(net, s);
 		return;
 	}
@@ -206,17 +262,31 @@ static void stranger_ready(struct net *net, struct source *source, uint32_t even
 		source_arm(net, &s->connection, 0);
 }
 
+/* The one goes that has been here longest and has shown no certificate yet: a handshake takes less time than it takes to fill this up. */
+static bool make_room(struct net *net)
+{
+	struct stranger *oldest = NULL;
+	for (struct stranger *s = net->strangers; s; s = s->next)
+		if (!s->secured)
+			oldest = s;    /* new ones are put in front */
+	if (oldest)
+		stranger_free(net, oldest);
+	return oldest != NULL;
+}
+
 static void tunnel_listener_ready(struct net *net, struct source *source, uint32_t events)
 {
 	(void)events;
 	int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return;
-	if (net->stranger_count >= STRANGERS_MAX) {
+	if (net->stranger_count >= STRANGERS_MAX && !make_room(net)) {
 		close(fd);
 		return;
 	}
+	tcp_options(fd);
 	struct stranger *s = g_new0(struct stranger, 1);
+	s->tls = tls_new(net->credentials, TLS_ACCEPTS, fd, NULL);
 	source_open(net, &s->connection, fd, EPOLLIN, stranger_ready);
 	s->deadline = clock_now() + PATIENCE;
 	timer_at(net, s->deadline);
@@ -335,17 +405,19 @@ const char *tunnel_take(struct net *net, struct tunnel *t)
 
 static void read_some(struct net *net, struct tunnel *t)
 {
-	ssize_t n = read(t->connection.fd, t->rx + t->rx_used, TUNNEL_RX_BYTES - t->rx_used);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		tunnel_break(net, t, n ? g_strerror(errno) : "closed by the other side");
-		return;
-	}
-	t->rx_used += (size_t)n;
-	const char *why = tunnel_take(net, t);
-	if (why)
-		tunnel_break(net, t, why);
+	do {
+		ssize_t n = tls_read(t->tls, t->rx + t->rx_used, TUNNEL_RX_BYTES - t->rx_used);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			tunnel_break(net, t, !n ? "closed by the other side" : errno == EPROTO ? "a record that TLS refuses" : g_strerror(errno));
+			return;
+		}
+		t->rx_used += (size_t)n;
+		const char *why = tunnel_take(net, t);
+		if (why)
+			tunnel_break(net, t, why);
+	} while (t->tls && tls_pending(t->tls));
 }
 
 static void tunnel_ready(struct net *net, struct source *source, uint32_t events)
@@ -355,8 +427,12 @@ static void tunnel_ready(struct net *net, struct source *source, uint32_t events
 		connected(net, t);
 		return;
 	}
+	if (t->state == TUNNEL_SECURING) {
+		secure(net, t);
+		return;
+	}
 	if (events & EPOLLOUT)
-		tunnel_flush(net, t);
+		write_some(net, t);
 	if (t->connection.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		read_some(net, t);
 }
@@ -442,8 +518,7 @@ void tunnel_flush(struct net *net, struct tunnel *t)
 		return;
 	while (t->queue.count) {
 		struct iovec iov[2 * WRITE_BATCH];
-		struct msghdr m = { .msg_iov = iov, .msg_iovlen = (size_t)gather(t, iov) };
-		ssize_t n = sendmsg(t->connection.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t n = tls_write(t->tls, iov, gather(t, iov));
 		if (n < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) {
 			tunnel_break(net, t, g_strerror(errno));
 			return;
@@ -452,7 +527,18 @@ void tunnel_flush(struct net *net, struct tunnel *t)
 			break;
 		written(net, t, (size_t)n);
 	}
-	source_arm(net, &t->connection, EPOLLIN | (t->queue.count ? EPOLLOUT : 0));
+	source_arm(net, &t->connection, wanted_events(t->tls) | (t->queue.count ? EPOLLOUT : 0));
+}
+
+/* The socket takes more: what TLS holds, then the queue. */
+static void write_some(struct net *net, struct tunnel *t)
+{
+	if (tls_flush(t->tls) < 0 && errno != EAGAIN && errno != ENOBUFS)
+		tunnel_break(net, t, g_strerror(errno));
+	else if (t->state == TUNNEL_UP)
+		tunnel_flush(net, t);
+	else
+		source_arm(net, &t->connection, wanted_events(t->tls));
 }
 
 void tunnel_rollback(struct net *net, struct tunnel *t)
@@ -473,11 +559,12 @@ void tunnel_add_host(struct net *net, struct request *q)
 		return;
 	}
 	struct tunnel *t = net->tunnels[q->host.n];
-	if (t && memcmp(&t->address, &a, sizeof a) == 0)
+	if (t && memcmp(&t->address, &a, sizeof a) == 0 && !strcmp(t->name, q->name))
 		return;
 	tunnel_forget(net, q->host);
 	t = net->tunnels[q->host.n] = g_new0(struct tunnel, 1);
 	t->host = q->host;
+	g_strlcpy(t->name, q->name, sizeof t->name);
 	t->address = a;
 	t->connection.fd = -1;
 	t->timer = INT64_MAX;
@@ -502,6 +589,8 @@ void tunnel_forget(struct net *net, struct host_id host)
 	switch_flush(net);
 	net->tunnels[host.n] = NULL;
 	source_close(net, &t->connection);
+	tls_free(t->tls);
+	g_free(t->refusal);
 	ring_free(&net->pool, &t->queue);
 	g_free(t->rx);
 	loop_bury(net, t);

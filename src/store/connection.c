@@ -1,6 +1,7 @@
 /* connection.c - one stream that comes in from a VM's host: OPEN, then epoch by epoch, each an answer.
  *
- *   OPEN ──► EPOCH ─(wait for the base: K2)─► stage, chunk by chunk, space reserved ──► complete: the VM's stage ──► ACK
+ *   TLS ──► OPEN, of the host that the certificate names (S8)
+ *     └──► EPOCH ─(wait for the base: K2)─► stage, chunk by chunk, space reserved ──► complete: the VM's stage ──► ACK
  *                                                  └─ anything wrong: status, end (S3)
  *
  * Who may touch image and stage, and when, is decided in core/copy.c (K2-K5, S2); here the bytes are moved.
@@ -19,14 +20,15 @@
 #include <unistd.h>
 
 #define CONNECTIONS_MAX (2u * VCFT_VM_MAX)
-#define OPEN_SECONDS 10         /* a connection must say OPEN within this */
+#define OPEN_SECONDS 10         /* from the first byte of TLS to the last of OPEN */
+#define STRANGERS_MAX 32u       /* that have not shown a certificate */
 #define DRAIN_SECONDS 2         /* a refused sender has this long to read why */
 
 /* ---- bytes ---- */
 static bool receive(struct connection *c, void *out, size_t n)
 {
 	for (uint8_t *at = out; n;) {
-		ssize_t got = recv(c->fd, at, n, 0);
+		ssize_t got = tls_read(c->tls, at, n);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0 || g_atomic_int_get(&c->closing))
@@ -54,25 +56,30 @@ static void answer(struct connection *c, struct epoch_id epoch, enum store_statu
 	struct stream_ack ack = { c->generation, epoch, status };
 	uint8_t out[STREAM_MESSAGE_MAX];
 	size_t n = stream_put_ack(out, &ack);
-	if (send(c->fd, out, n, MSG_NOSIGNAL) != (ssize_t)n)
+	if (tls_write(c->tls, &(struct iovec){ out, n }, 1) != (ssize_t)n || tls_unsent(c->tls))    /* it blocks: not in time */
 		g_atomic_int_set(&c->closing, 1);
 }
 
-static void set_timeout(int fd, int option, int seconds)
+static void note(const struct connection *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static void note(const struct connection *c, const char *format, ...)
 {
-	struct timeval tv = { .tv_sec = seconds };
-	setsockopt(fd, SOL_SOCKET, option, &tv, sizeof tv);
+	if (!c->sink->callbacks.note)
+		return;
+	va_list ap;
+	va_start(ap, format);
+	g_autofree char *text = g_strdup_vprintf(format, ap);
+	va_end(ap);
+	c->sink->callbacks.note(text, c->sink->user);
 }
 
 /* S3: say why, and let the sender read it: closing with unread bytes would take the answer away from it. */
 static void refuse(struct connection *c, struct epoch_id epoch, enum store_status status)
 {
-	nsec_t end = clock_now() + DRAIN_SECONDS * NSEC_PER_SEC;
 	uint8_t waste[16384];
 	answer(c, epoch, status);
 	shutdown(c->fd, SHUT_WR);
-	set_timeout(c->fd, SO_RCVTIMEO, 1);
-	while (clock_now() < end && !g_atomic_int_get(&c->closing) && recv(c->fd, waste, sizeof waste, 0) > 0)
+	tls_set_deadline(c->tls, clock_now() + DRAIN_SECONDS * NSEC_PER_SEC);
+	while (!g_atomic_int_get(&c->closing) && tls_read(c->tls, waste, sizeof waste) > 0)
 		;
 }
 
@@ -286,27 +293,54 @@ static bool receive_message(struct connection *c, struct message_header *ret_hea
 	return receive(c, c->payload, ret_header->length);
 }
 
+static bool is_who_it_says(struct connection *c, struct host_id host)
+{
+	char name[VCFT_NAME_MAX + 1];
+	g_mutex_lock(&c->sink->lock);
+	g_strlcpy(name, c->sink->names[host.n], sizeof name);
+	g_mutex_unlock(&c->sink->lock);
+	if (!c->sink->credentials || (*name && tls_names(c->tls, name)))
+		return true;
+	note(c, "replication: somebody with another host's certificate says to be host %u (%s)", host.n, *name ? name : "unknown");
+	return false;
+}
+
 static enum store_status first_message(struct connection *c)
 {
 	struct message_header h;
 	struct stream_open open;
 	enum store_status status;
-	set_timeout(c->fd, SO_RCVTIMEO, OPEN_SECONDS);
 	if (!receive_message(c, &h, &status))
 		return status == STORE_OK ? STORE_CLOSED : status;
 	if (!stream_get_open(c->header, c->payload, h.length, &open))
 		return STORE_BAD_MESSAGE;
-	set_timeout(c->fd, SO_RCVTIMEO, 0);
-	return on_open(c, &open);
+	tls_set_deadline(c->tls, 0);
+	if (is_who_it_says(c, open.host))
+		return on_open(c, &open);
+	g_atomic_int_set(&c->closing, 1);
+	return STORE_CLOSED;
+}
+
+/* S8: whoever has shown no certificate of the cluster, or another host's, is not even refused. */
+static bool secure(struct connection *c)
+{
+	tls_set_deadline(c->tls, c->since + OPEN_SECONDS * NSEC_PER_SEC);
+	enum tls_progress progress = tls_handshake(c->tls);
+	if (progress != TLS_OPEN)
+		note(c, "replication: somebody connected who is none of the hosts: %s", progress == TLS_FAILED ? tls_why(c->tls) : "no TLS in time");
+	g_atomic_int_set(&c->secured, progress == TLS_OPEN);
+	return progress == TLS_OPEN;
 }
 
 static void serve(struct connection *c)
 {
 	struct message_header h;
+	if (!secure(c))
+		return;
 	enum store_status status = first_message(c);
 	while (status == STORE_OK && receive_message(c, &h, &status))
 		status = on_message(c, &h);
-	if (status != STORE_OK)
+	if (status != STORE_OK && !g_atomic_int_get(&c->closing))
 		refuse(c, c->stage ? stage_epoch(c->stage) : epoch_of(0), status);
 }
 
@@ -321,6 +355,7 @@ static void connection_end(struct connection *c)
 	stage_free(c->stage);
 	delta_decoder_free(c->decoder);
 	free(c->payload);
+	tls_free(c->tls);
 	g_mutex_lock(&sink->lock);
 	close(c->fd);
 	g_ptr_array_remove_fast(sink->connections, c);
@@ -348,16 +383,37 @@ static gpointer connection_thread(gpointer data)
 	return NULL;
 }
 
+/* Of those that have shown no certificate the one that came first goes, if there are many; sink->lock is held. */
+static void thin_crowd(struct sink *sink)
+{
+	struct connection *first = NULL;
+	unsigned n = 0;
+	for (guint i = 0; i < sink->connections->len; i++) {
+		struct connection *c = g_ptr_array_index(sink->connections, i);
+		if (g_atomic_int_get(&c->secured) || g_atomic_int_get(&c->closing))
+			continue;
+		n++;
+		first = !first || c->since < first->since ? c : first;
+	}
+	if (n < STRANGERS_MAX)
+		return;
+	g_atomic_int_set(&first->closing, 1);
+	shutdown(first->fd, SHUT_RDWR);
+}
+
 void connection_start(struct sink *sink, int fd)
 {
 	int one = 1;
 	struct connection *c = g_new0(struct connection, 1);
 	c->sink = sink;
 	c->fd = fd;
+	c->tls = tls_new(sink->credentials, TLS_ACCEPTS, fd, NULL);
+	c->since = clock_now();
 	c->decoder = delta_decoder_new();
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-	set_timeout(fd, SO_SNDTIMEO, OPEN_SECONDS);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){ .tv_sec = OPEN_SECONDS }, sizeof(struct timeval));
 	g_mutex_lock(&sink->lock);
+	thin_crowd(sink);
 	bool room = sink->connections->len < CONNECTIONS_MAX && !sink->quit;
 	c->number = ++sink->numbered;
 	if (room)
@@ -369,6 +425,7 @@ void connection_start(struct sink *sink, int fd)
 		return;
 	}
 	delta_decoder_free(c->decoder);
+	tls_free(c->tls);
 	close(fd);
 	g_free(c);
 }

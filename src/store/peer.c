@@ -1,6 +1,6 @@
 /* peer.c - a source's connection to one backup: a queue of messages out, acknowledgements in, and its place in the filling.
  *
- *   NEW ──connect──► CONNECTING ──► OPEN ──► FAILED (why says why; a new one takes its place at the next source_set_backups)
+ *   NEW ──connect──► CONNECTING ──► SECURING ──TLS──► OPEN ──► FAILED (why says why; a new one takes its place at the next source_set_backups)
  *
  * Never blocks: the source's thread polls. Messages are shared among peers (GBytes); a message that is half sent is always finished, for the
  * next one must start where the backup expects it. Thread: the source's. */
@@ -19,10 +19,11 @@
 
 #define IOV_MAX_HERE 16
 
-struct peer *peer_new(const struct source_backup *to)
+struct peer *peer_new(const struct source_backup *to, const struct tls_credentials *credentials)
 {
 	struct peer *p = g_new0(struct peer, 1);
 	p->to = *to;
+	p->credentials = credentials;
 	p->fd = -1;
 	p->sum = XXH3_createState();
 	g_queue_init(&p->out);
@@ -31,11 +32,13 @@ struct peer *peer_new(const struct source_backup *to)
 
 static void disconnect(struct peer *p)
 {
+	g_clear_pointer(&p->tls, tls_free);
 	if (p->fd >= 0)
 		close(p->fd);
 	p->fd = -1;
 	g_queue_clear_full(&p->out, (GDestroyNotify)g_bytes_unref);
 	p->out_offset = p->out_bytes = p->in_used = 0;
+	p->open_waits = false;
 }
 
 void peer_free(struct peer *p)
@@ -73,10 +76,22 @@ void peer_connect(struct peer *p)
 		return;
 	}
 	setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-	if (connect(p->fd, (struct sockaddr *)&to, sizeof to) == 0)
+	p->tls = tls_new(p->credentials, TLS_CONNECTS, p->fd, p->to.name);
+	if (connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS)
+		fail_errno(p);    /* else: connected, and poll() says so */
+}
+
+/* S8: the time for it is that of the connection. */
+static void secure(struct peer *p)
+{
+	enum tls_progress progress = tls_handshake(p->tls);
+	if (progress == TLS_OPEN) {
 		p->state = PEER_OPEN;
-	else if (errno != EINPROGRESS)
-		fail_errno(p);
+		p->progress = clock_now();
+	} else if (progress == TLS_FAILED) {
+		g_autofree char *why = g_strdup_printf("TLS: %s", tls_why(p->tls));
+		peer_fail(p, why);
+	}
 }
 
 /* ---- out ---- */
@@ -109,9 +124,15 @@ void peer_put_bytes(struct peer *p, const void *message, size_t n, bool summed)
 	peer_put(p, bytes, summed);
 }
 
+void peer_put_open(struct peer *p, const void *message, size_t n)
+{
+	peer_put_bytes(p, message, n, false);
+	p->open_waits = p->out.head != NULL;
+}
+
 void peer_forget(struct peer *p)
 {
-	GBytes *head = p->out_offset ? g_queue_pop_head(&p->out) : NULL;
+	GBytes *head = p->out_offset || p->open_waits ? g_queue_pop_head(&p->out) : NULL;
 	g_queue_clear_full(&p->out, (GDestroyNotify)g_bytes_unref);
 	p->out_bytes = 0;
 	if (head) {
@@ -135,6 +156,7 @@ static size_t gather(struct peer *p, struct iovec iov[static IOV_MAX_HERE])
 static void was_sent(struct peer *p, size_t n)
 {
 	p->sent += n;
+	p->open_waits = p->open_waits && !n;
 	p->out_bytes -= n;
 	p->out_offset += n;
 	p->progress = clock_now();
@@ -146,15 +168,20 @@ static void was_sent(struct peer *p, size_t n)
 
 static void flush_out(struct peer *p)
 {
+	if (tls_flush(p->tls) < 0) {
+		if (errno != EAGAIN)
+			fail_errno(p);
+		return;
+	}
 	while (p->state == PEER_OPEN && p->out.head) {
 		struct iovec iov[IOV_MAX_HERE];
-		struct msghdr m = { .msg_iov = iov, .msg_iovlen = gather(p, iov) };
+		size_t count = gather(p, iov);
 		bool torn = fault(FAULT_SEND_TORN);
 		if (torn) {
-			m.msg_iovlen = 1;
+			count = 1;
 			iov[0].iov_len /= 2;
 		}
-		ssize_t n = sendmsg(p->fd, &m, MSG_NOSIGNAL);
+		ssize_t n = tls_write(p->tls, iov, (int)count);
 		if (n < 0 && errno == EAGAIN)
 			return;
 		if (n < 0 && errno != EINTR)
@@ -188,11 +215,11 @@ static void on_ack(struct peer *p)
 static void read_in(struct peer *p)
 {
 	while (p->state == PEER_OPEN) {
-		ssize_t n = recv(p->fd, p->in + p->in_used, sizeof p->in - p->in_used, MSG_DONTWAIT);
+		ssize_t n = tls_read(p->tls, p->in + p->in_used, sizeof p->in - p->in_used);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (n <= 0) {
-			peer_fail(p, n ? g_strerror(errno) : "connection closed");
+			peer_fail(p, !n ? "connection closed" : errno == EPROTO ? "a record that TLS refuses" : g_strerror(errno));
 			return;
 		}
 		p->in_used += (size_t)n;
@@ -205,12 +232,13 @@ static void read_in(struct peer *p)
 /* ---- poll ---- */
 bool peer_busy(const struct peer *p)
 {
-	return p->state == PEER_CONNECTING || (p->state == PEER_OPEN && (p->out.head || (p->active && p->ended && !p->acked)));
+	return p->state == PEER_CONNECTING || p->state == PEER_SECURING ||
+	       (p->state == PEER_OPEN && (p->out.head || tls_unsent(p->tls) || (p->active && p->ended && !p->acked)));
 }
 
 short peer_events(const struct peer *p)
 {
-	bool writes = p->state == PEER_CONNECTING || p->out.head != NULL;
+	bool writes = p->state == PEER_CONNECTING || (p->tls && tls_unsent(p->tls)) || (p->state == PEER_OPEN && p->out.head);
 	return (short)(POLLIN | (writes ? POLLOUT : 0));
 }
 
@@ -224,9 +252,10 @@ void peer_event(struct peer *p, short revents)
 			peer_fail(p, g_strerror(e));
 			return;
 		}
-		p->state = PEER_OPEN;
-		p->progress = clock_now();
+		p->state = PEER_SECURING;
 	}
+	if (p->state == PEER_SECURING)
+		secure(p);
 	/* In first: a refusal says more than the broken pipe that follows it. */
 	if (p->state == PEER_OPEN && revents & ~POLLOUT)
 		read_in(p);

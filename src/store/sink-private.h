@@ -29,7 +29,9 @@ struct connection {
 	struct sink *sink;
 	uint64_t number;                  /* in the order of accept(): K5 */
 	int fd;                           /* closed with sink->lock held */
-	gint closing;                     /* atomic */
+	struct tls *tls;
+	gint closing, secured;            /* atomic */
+	nsec_t since;                     /* it came */
 	bool opened;                      /* sink->lock: vm and generation are set */
 	struct sink_vm *vm;
 	struct generation generation;
@@ -44,6 +46,7 @@ struct connection {
 struct sink {
 	struct host_id self;
 	struct sink_limits limits;
+	const struct tls_credentials *credentials;   /* NULL: plain */
 	struct sink_callbacks callbacks;
 	void *user;
 	int listener, wake;
@@ -57,6 +60,7 @@ struct sink {
 	struct copy_host host;
 	uint64_t numbered;                /* connections so far */
 	bool quit;
+	char names[VCFT_HOST_MAX + 1][VCFT_NAME_MAX + 1];    /* S8; "": unknown */
 	struct sink_vm vm[VCFT_VM_MAX];
 };
 

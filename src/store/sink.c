@@ -298,15 +298,24 @@ static void vms_init(struct sink *sink)
 	}
 }
 
-struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct sink_limits *limits,
-                      const struct sink_callbacks *callbacks, void *user, GError **error)
+void sink_name_host(struct sink *sink, struct host_id host, const char *name)
 {
-	int fd = listen_on(address, inout_port, error);
-	if (fd < 0)
+	MUST("S8", host.n && host.n <= VCFT_HOST_MAX);
+	g_mutex_lock(&sink->lock);
+	g_strlcpy(sink->names[host.n], name ? name : "", sizeof sink->names[host.n]);
+	g_mutex_unlock(&sink->lock);
+}
+
+struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
+                      const struct sink_limits *limits, const struct sink_callbacks *callbacks, void *user, GError **error)
+{
+	int fd = address ? listen_on(address, inout_port, error) : -1;
+	if (address && fd < 0)
 		return NULL;
 	struct sink *sink = g_new0(struct sink, 1);
 	sink->self = self;
 	sink->limits = *limits;
+	sink->credentials = credentials;
 	sink->callbacks = *callbacks;
 	sink->user = user;
 	sink->listener = fd;
@@ -352,7 +361,8 @@ void sink_free(struct sink *sink)
 	for (unsigned i = 0; i < SINK_WORKERS; i++)
 		g_thread_join(sink->worker[i]);
 	connection_join_ended(sink);
-	close(sink->listener);
+	if (sink->listener >= 0)
+		close(sink->listener);
 	close(sink->wake);
 	vms_clear(sink);
 	g_ptr_array_unref(sink->connections);

@@ -106,7 +106,8 @@ static struct peer *find_peer(GPtrArray *peers, const struct source_backup *b)
 {
 	for (guint i = 0; i < peers->len; i++) {
 		struct peer *p = g_ptr_array_index(peers, i);
-		if (p->to.host.n == b->host.n && p->to.port == b->port && !strcmp(p->to.address, b->address) && p->state != PEER_FAILED)
+		if (p->to.host.n == b->host.n && p->to.port == b->port && !strcmp(p->to.address, b->address) && !strcmp(p->to.name, b->name) &&
+		    p->state != PEER_FAILED)
 			return g_ptr_array_steal_index(peers, i);
 	}
 	return NULL;
@@ -126,7 +127,7 @@ static void apply_wanted(struct source *s, const struct source_backup *wanted, u
 		struct peer *p = find_peer(s->peers, &wanted[i]);
 		bool kept = p != NULL;
 		if (!kept)
-			p = peer_new(&wanted[i]);
+			p = peer_new(&wanted[i], s->options.credentials);
 		p->told_complete = host_in(complete, p->to.host);
 		if (!kept)
 			peer_reset(s, p);
@@ -228,7 +229,7 @@ static void open_peer(struct source *s, struct peer *p)
 	uint8_t out[STREAM_MESSAGE_MAX];
 	peer_connect(p);
 	p->generation = s->epoch.generation;
-	peer_put_bytes(p, out, stream_put_open(out, &m), false);
+	peer_put_open(p, out, stream_put_open(out, &m));
 }
 
 /* OPEN where there is no connection of this generation, then EPOCH. */

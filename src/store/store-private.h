@@ -151,7 +151,7 @@ static inline bool fill_before(unsigned region, uint64_t page, struct fill_curso
 struct fill_cursor fill_window(const struct image *shadow, struct fill_cursor from, size_t budget, GArray *list[STORE_REGION_MAX]);
 
 /* ---- peer.c: a source's connection to one backup ---- */
-enum peer_state { PEER_NEW, PEER_CONNECTING, PEER_OPEN, PEER_FAILED };
+enum peer_state { PEER_NEW, PEER_CONNECTING, PEER_SECURING, PEER_OPEN, PEER_FAILED };
 
 struct peer {
 	struct source_backup to;
@@ -159,9 +159,12 @@ struct peer {
 	struct generation generation;      /* of OPEN */
 	bool told_complete;                /* the last source_set_backups() says that it has the image */
 	struct fill_cursor cursor, next;   /* committed; and if the epoch in flight is committed */
+	const struct tls_credentials *credentials;
 	int fd;
+	struct tls *tls;                   /* fd >= 0 */
 	GQueue out;                        /* GBytes */
 	size_t out_offset, out_bytes;      /* sent of the head; bytes not sent */
+	bool open_waits;                   /* the head is OPEN, none of it sent */
 	XXH3_state_t *sum;
 	uint64_t pages; uint32_t chunks;   /* of the epoch in flight */
 	bool active, ended, acked;         /* an epoch is in flight; its EPOCH_END was queued; and answered */
@@ -171,7 +174,7 @@ struct peer {
 	uint8_t in[STREAM_ACK_BYTES]; size_t in_used;
 	char why[160];                     /* PEER_FAILED */
 };
-struct peer *peer_new(const struct source_backup *to);
+struct peer *peer_new(const struct source_backup *to, const struct tls_credentials *credentials);
 void peer_free(struct peer *p);
 /* Start a connection. */
 void peer_connect(struct peer *p);
@@ -179,7 +182,9 @@ void peer_fail(struct peer *p, const char *why);
 /* Queue a message of the stream; summed: it is part of the epoch's checksum. */
 void peer_put(struct peer *p, GBytes *message, bool summed);
 void peer_put_bytes(struct peer *p, const void *message, size_t n, bool summed);
-/* Drop what is queued, but for a message that is half sent. */
+/* The first message of a connection. */
+void peer_put_open(struct peer *p, const void *message, size_t n);
+/* Drop what is queued, but for a message that is half sent, and OPEN: the connection has only the one. */
 void peer_forget(struct peer *p);
 /* The connection can do what `revents` says. */
 void peer_event(struct peer *p, short revents);

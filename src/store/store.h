@@ -13,13 +13,16 @@
  *     filled: each epoch carries the epoch's pages of what it has, and a bounded piece of the rest (fill.c).
  *  S5 After commit(r) with verify on, the image's RAM has the hash that the paused VM had at r; else verify_failed.
  *  S6 At most one epoch is uncommitted at a time.
- *  S7 The pages of an epoch are strictly ascending by (region, page): none comes twice. */
+ *  S7 The pages of an epoch are strictly ascending by (region, page): none comes twice.
+ *  S8 A stream runs between two hosts whose certificates name them (base/tls.h): OPEN must come from the host that it names, and goes only to the
+ *     backup that was meant. Whoever else connects is told nothing. Without credentials the word of the other side counts. */
 #ifndef VCFT_STORE_STORE_H
 #define VCFT_STORE_STORE_H
 
 #include "base/clock.h"
 #include "base/messages.h"
 #include "base/pages.h"
+#include "base/tls.h"
 #include "base/types.h"
 
 #include <glib.h>
@@ -56,7 +59,7 @@ size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_s
 /* ---- source: the VM's own host ---- */
 struct source;
 
-struct source_backup { struct host_id host; char address[VCFT_NAME_MAX + 1]; uint16_t port; };
+struct source_backup { struct host_id host; char name[VCFT_NAME_MAX + 1], address[VCFT_NAME_MAX + 1]; uint16_t port; };
 
 /* One region's pages of an epoch, numbers ascending. Borrowed until source_commit() or source_abort() returns, or stored(not ok). */
 struct source_pages { size_t count; const uint64_t *index; const uint8_t *const *data; };
@@ -69,8 +72,8 @@ struct source_epoch {
 	uint64_t ram_hash[2];
 };
 
-/* raw_bytes: what was captured (pages and devices). sent_bytes: on the wires, all backups together. pages: sent, each counted once; those equal
- * to the shadow are not sent. why: not ok, for the log (borrowed for the callback); else NULL. */
+/* raw_bytes: what was captured (pages and devices). sent_bytes: on the wires, all backups together, without what TLS adds (22 bytes to 16 KiB). pages:
+ * sent, each counted once; those equal to the shadow are not sent. why: not ok, for the log (borrowed for the callback); else NULL. */
 struct source_stats { uint64_t raw_bytes, sent_bytes, pages; nsec_t encode_time; const char *why; };
 
 struct source_callbacks {
@@ -84,6 +87,7 @@ struct source_callbacks {
 struct source_options {
 	struct vm_id vm; const char *name;
 	struct host_id self;
+	const struct tls_credentials *credentials;   /* outlive the source; NULL: plain */
 	size_t fill_bytes;          /* raw bytes of filling per epoch and backup; 0: 8 MiB */
 	unsigned timeout_ms;        /* no progress for this long: the backup failed; 0: 10000 */
 };
@@ -114,13 +118,18 @@ struct sink_callbacks {
 	/* The image's spec for a VM that a source opens (shape must equal the one announced), false: refuse. Fill paths (g_strdup'ed, freed by
 	 * sink). For an image that is to be filled what is found at these paths is removed. */
 	bool (*spec)(struct vm_id vm, struct image_spec *ret_spec, void *user);
+	/* Worth a line in a log: why somebody was turned away. From a sink thread. May be NULL. */
+	void (*note)(const char *text, void *user);
 };
 
 struct sink_limits { size_t stage_bytes; };  /* most memory for one VM's stage; 0: no bound but RAM size */
 
-struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct sink_limits *limits,
-                      const struct sink_callbacks *callbacks, void *user, GError **error);
+/* Listens on address (numeric IPv4; NULL: not at all). credentials (outlive it): NULL: streams are plain. */
+struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
+                      const struct sink_limits *limits, const struct sink_callbacks *callbacks, void *user, GError **error);
 void sink_free(struct sink *sink);
+/* S8: the name in that host's certificate; NULL: none, its streams are refused from now on. Only asked under TLS. */
+void sink_name_host(struct sink *sink, struct host_id host, const char *name);
 /* Only streams of this generation (0 at first) are accepted from now on; connections and incomplete stages of older ones are dropped, complete
  * stages stay until sink_recover; what sink_holdings() told binds no longer. Returns when no thread works on an older one. */
 void sink_generation(struct sink *sink, struct generation g);

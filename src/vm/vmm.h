@@ -100,7 +100,7 @@ extern const struct vmm vmm_qemu;
 
 /* What this host can do, one line each, for `virtcft check`: found is false if the feature is missing; instead: what is used then,
  * NULL if there is nothing (the host cannot run VMs). */
-struct vm_feature { const char *name; bool found; char detail[160]; const char *instead; };
+struct vm_feature { const char *name; bool found; char detail[320]; const char *instead; };
 size_t vm_features(struct vm_feature *out, size_t room);
 
 #endif

@@ -24,9 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	struct input in = { data, n };
 	int pair[2];
 	bool sound = take(&in, 1), ended = take(&in, 1) & 1;
-	demand(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-	struct peer *p = peer_new(&(struct source_backup){ .host = { 2 }, .address = "127.0.0.1", .port = 1 });
+	demand(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
+	struct peer *p = peer_new(&(struct source_backup){ .host = { 2 }, .address = "127.0.0.1", .port = 1 }, NULL);
 	p->fd = pair[0];
+	p->tls = tls_new(NULL, TLS_CONNECTS, pair[0], NULL);
+	demand(tls_handshake(p->tls) == TLS_OPEN);
 	p->state = PEER_OPEN;
 	p->generation.n = 5;
 	p->epoch.n = 9;

@@ -38,7 +38,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc, (void)argv;
 	demand(mkdtemp(dir) != NULL);
 	ram = g_build_filename(dir, "ram", NULL);
-	sink = sink_new((struct host_id){ 2 }, "127.0.0.1", &port, &(struct sink_limits){ .stage_bytes = 1 << 20 }, &callbacks, NULL, NULL);
+	sink = sink_new((struct host_id){ 2 }, "127.0.0.1", &port, NULL, &(struct sink_limits){ .stage_bytes = 1 << 20 }, &callbacks, NULL, NULL);
 	demand(sink != NULL);
 	sink_generation(sink, (struct generation){ 5 });
 	atexit(clean);

@@ -84,6 +84,8 @@ static void add_tunnel(struct bench *b)
 	t->timer = INT64_MAX;
 	t->rx = g_malloc(TUNNEL_RX_BYTES);
 	t->state = TUNNEL_UP;
+	t->tls = tls_new(NULL, TLS_CONNECTS, -1, NULL);
+	demand(tls_handshake(t->tls) == TLS_OPEN);
 }
 
 static void recover(struct bench *b, uint64_t c, GBytes *record)

@@ -114,8 +114,37 @@ class Cli(unittest.TestCase):
 
     def test_usage(self):
         for arguments in (['start'], ['up'], ['up', 'a', 'b'], ['console'], ['status', '--follow'], ['down', '--bare', 'x'], ['--nonsense'],
-                          ['checkpoint', '3'], ['checkpoint', '--bare', 'x', '0']):
+                          ['checkpoint', '3'], ['pki', 'init'], ['pki', 'host', 'd'], ['status', '--replace'], ['up', 'f', '--config', 'c'], ['checkpoint', '--bare', 'x', '0']):
             self.run_cli(*arguments, code=2)
+
+    # pki
+
+    def test_pki_makes_what_check_accepts(self):
+        pki = os.path.join(self.folder, 'pki')
+        self.assertIn('valid until', self.run_cli('pki', 'init', pki).stdout)
+        made = [json.loads(line) for line in self.run_cli('--json', 'pki', 'host', pki, 'host1', 'host2').stdout.splitlines()]
+        self.assertEqual([m['path'] for m in made], [os.path.join(pki, 'host1'), os.path.join(pki, 'host2')])
+        tls = self.check_tls(f'group: corosync\nname: host1\npki_dir: {pki}/host1\n')
+        self.assertTrue(tls['found'])
+        self.assertRegex(tls['detail'], r'^certificate of host1, ends in 7[0-9][0-9] days$')
+        self.assertIn('is there already', self.run_cli('pki', 'host', pki, 'host3', 'host1', code=1).stderr)
+        self.run_cli('pki', 'host', '--replace', pki, 'host1')
+        self.assertIn('is there already', self.run_cli('pki', 'init', pki, code=1).stderr)
+
+    def check_tls(self, text):
+        config = os.path.join(self.folder, 'virtcftd.yaml')
+        with open(config, 'w') as f:
+            f.write(text)
+        done = subprocess.run([VIRTCFT, 'check', '--json', '--config', config], capture_output=True, text=True, timeout=PATIENCE)
+        return next(f for f in json.loads(done.stdout.splitlines()[0])['features'] if f['name'] == 'tls')
+
+    def test_check_says_what_is_wrong_with_tls(self):
+        missing = self.check_tls(f'group: corosync\nname: host1\npki_dir: {self.folder}/nowhere\n')
+        self.assertFalse(missing['found'] or missing['instead'])
+        self.assertIn('virtcft pki', missing['detail'])
+        self.assertIn('PLAIN TEXT', self.check_tls('group: corosync\ntls: off\n')['instead'])
+        self.assertEqual(self.check_tls('group: local\n')['instead'], 'not needed')
+        self.assertIn('tls', self.check_tls('group: corosync\ntls: maybe\n')['detail'])
 
     def test_help_names_every_verb(self):
         text = self.run_cli('--help').stdout

@@ -1,8 +1,11 @@
 /* net-test.h - verbs for the tests of src/net: a fake VM (the other end of a NIC's Unix socket), frames with a source, a target and a number, and
- * switches that record what they call back. Waiting is for an event, with a limit; "nothing came" is asked after the switch has said that it
+ * switches that record what they call back. With VCFT_TEST_TLS in the environment all tunnels are under TLS, those of peers that the test plays
+ * too. Waiting is for an event, with a limit; "nothing came" is asked after the switch has said that it
  * has handled the frame. */
 #ifndef NET_TEST_H
 #define NET_TEST_H
+
+#include "../pki-test.h"
 
 #include "base/wire.h"
 #include "net/net.h"
@@ -141,6 +144,7 @@ static inline void vm_expect_closed(int fd)
 
 struct host {
 	struct net *net;
+	struct tls_credentials *credentials;
 	uint16_t port;
 	char *directory;
 	pthread_mutex_t lock;
@@ -207,7 +211,16 @@ static inline void host_note(const char *text, void *user)
 
 static const struct net_callbacks host_callbacks = { host_record_complete, host_tunnel_state, host_note };
 
-static inline struct host *host_new(uint32_t id, const struct net_limits *limits)
+static inline bool with_tls(void) { return g_getenv("VCFT_TEST_TLS") != NULL; }
+
+/* The name of a host with that id. */
+static inline const char *name_of(uint32_t id)
+{
+	static const char *const names[] = { "host0", "host1", "host2", "host3", "host4", "host5" };
+	return names[id];
+}
+
+static inline struct host *host_new_with(uint32_t id, struct tls_credentials *credentials, const struct net_limits *limits)
 {
 	g_autoptr(GError) error = NULL;
 	struct host *h = g_new0(struct host, 1);
@@ -215,14 +228,23 @@ static inline struct host *host_new(uint32_t id, const struct net_limits *limits
 	pthread_cond_init(&h->changed, NULL);
 	h->directory = g_dir_make_tmp("vcft-net-XXXXXX", &error);
 	g_assert_no_error(error);
-	h->net = net_new((struct host_id){ id }, "127.0.0.1", &h->port, limits, &host_callbacks, h, &error);
+	h->net = net_new((struct host_id){ id }, "127.0.0.1", &h->port, credentials, limits, &host_callbacks, h, &error);
 	g_assert_no_error(error);
+	h->credentials = credentials;
 	return h;
 }
+
+static inline struct host *host_new(uint32_t id, const struct net_limits *limits)
+{
+	return host_new_with(id, with_tls() ? pki_test_credentials(name_of(id)) : NULL, limits);
+}
+
+static inline void host_add(struct host *h, uint32_t id, uint16_t port) { net_add_host(h->net, (struct host_id){ id }, name_of(id), "127.0.0.1", port); }
 
 static inline void host_free(struct host *h)
 {
 	net_free(h->net);
+	tls_credentials_free(h->credentials);
 	g_assert_cmpint(g_rmdir(h->directory), ==, 0); /* no socket is left behind */
 	g_free(h->directory);
 	g_free(h->last_note);

@@ -181,8 +181,8 @@ static void hosts_up(struct host **h, struct vm *vms)
 				host_place(h[id], v, 0, host_of(v));
 		host_start(h[id], 1, 0);
 	}
-	net_add_host(h[1]->net, (struct host_id){ 2 }, "127.0.0.1", h[2]->port);
-	net_add_host(h[2]->net, (struct host_id){ 1 }, "127.0.0.1", h[1]->port);
+	host_add(h[1], 2, h[2]->port);
+	host_add(h[2], 1, h[1]->port);
 	for (unsigned v = 1; v <= VMS; v++) {
 		vms[v].number = v;
 		vms[v].fd = host_connect(h[host_of(v)], v);

@@ -16,8 +16,8 @@ static uint32_t host_of(unsigned vm) { return vm <= 2 ? 1 : 2; }
 
 static void join(struct fixture *f)
 {
-	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
-	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+	host_add(f->h[1], 2, f->h[2]->port);
+	host_add(f->h[2], 1, f->h[1]->port);
 }
 
 static void wait_up(struct fixture *f)
@@ -119,11 +119,11 @@ static void test_large(struct fixture *f, gconstpointer data)
 static void test_queued_before_up(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
+	host_add(f->h[1], 2, f->h[2]->port);
 	for (uint32_t i = 0; i < 10; i++)
 		vm_send(f->vm[1], 1, 3, i);
 	host_settle(f->h[1], 10);
-	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+	host_add(f->h[2], 1, f->h[1]->port);
 	for (uint32_t i = 0; i < 10; i++)
 		vm_expect(f->vm[3], 1, i);
 	wait_up(f);
@@ -182,7 +182,7 @@ static void test_p1_held(struct fixture *f, gconstpointer data)
 static void test_n5_marker_in_order(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", f->h[2]->port);
+	host_add(f->h[1], 2, f->h[2]->port);
 	vm_send(f->vm[1], 1, 3, 1);
 	vm_send(f->vm[1], 1, 3, 2);
 	host_settle(f->h[1], 2);
@@ -190,7 +190,7 @@ static void test_n5_marker_in_order(struct fixture *f, gconstpointer data)
 	vm_send(f->vm[1], 1, 3, 3);
 	host_settle(f->h[1], 3);
 	cut_host(f, 2, 1);
-	net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+	host_add(f->h[2], 1, f->h[1]->port);
 	for (uint32_t i = 1; i <= 3; i++)
 		vm_expect(f->vm[3], 1, i);
 	HOST_WAIT(f->h[2], f->h[2]->complete == 1);
@@ -263,7 +263,7 @@ static void test_reconnect(struct fixture *f, gconstpointer data)
 		net_forget_host(f->h[2]->net, (struct host_id){ 1 });
 		HOST_WAIT(f->h[1], f->h[1]->downs == i);
 		HOST_GET(f->h[2], f->h[2]->up = 0);
-		net_add_host(f->h[2]->net, (struct host_id){ 1 }, "127.0.0.1", f->h[1]->port);
+		host_add(f->h[2], 1, f->h[1]->port);
 		wait_up(f);
 		vm_send(f->vm[1], 1, 3, i);
 		vm_expect(f->vm[3], 1, i);
@@ -276,7 +276,7 @@ static const struct net_limits small = { .port_bytes = 64 << 10 };
 static void test_unreachable(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	net_add_host(f->h[1]->net, (struct host_id){ 2 }, "127.0.0.1", 1);
+	host_add(f->h[1], 2, 1);
 	struct test_frame *t = g_new(struct test_frame, 1);
 	frame_fill(t, 1, 3, 0, 1500);
 	for (int i = 0; i < 400; i++)
@@ -292,7 +292,7 @@ static void test_unreachable(struct fixture *f, gconstpointer data)
 
 struct victim { struct host *h; int vm[4]; int tunnel; };
 
-static int tcp_connect(uint16_t port)
+static int tcp_connect_plain(uint16_t port)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
@@ -302,6 +302,73 @@ static int tcp_connect(uint16_t port)
 	g_assert_cmpint(connect(fd, (struct sockaddr *)&a, sizeof a), ==, 0);
 	return fd;
 }
+
+/* Joins a socket of the test to a TLS connection, until both have ended: the test speaks plainly. */
+struct relay { int here, there; struct tls_credentials *credentials; struct tls *tls; };
+
+static void relay_out(struct relay *r, struct pollfd *p)
+{
+	uint8_t b[65536];
+	ssize_t n = read(r->here, b, sizeof b);
+	for (ssize_t at = 0, k; at < n; at += k) {
+		k = tls_write(r->tls, &(struct iovec){ b + at, (size_t)(n - at) }, 1);
+		if (k <= 0)
+			n = -1;
+	}
+	if (n > 0)
+		return;
+	shutdown(r->there, n < 0 ? SHUT_RDWR : SHUT_WR);
+	p->fd = -1;
+}
+
+static void relay_in(struct relay *r, struct pollfd *p)
+{
+	uint8_t b[65536];
+	do {
+		ssize_t n = tls_read(r->tls, b, sizeof b);
+		if (n > 0 && send(r->here, b, (size_t)n, MSG_NOSIGNAL) == n)
+			continue;
+		shutdown(r->here, SHUT_RDWR);
+		p->fd = -1;
+	} while (p->fd >= 0 && tls_pending(r->tls));
+}
+
+static gpointer relay_main(gpointer data)
+{
+	struct relay *r = data;
+	struct pollfd p[2] = { { .fd = r->here, .events = POLLIN }, { .fd = r->there, .events = POLLIN } };
+	bool ok = tls_handshake(r->tls) == TLS_OPEN;
+	while (ok && (p[0].fd >= 0 || p[1].fd >= 0) && poll(p, 2, LIMIT_S * 1000) > 0) {
+		if (p[0].revents)
+			relay_out(r, &p[0]);
+		if (p[1].fd >= 0 && p[1].revents)
+			relay_in(r, &p[1]);
+	}
+	tls_free(r->tls);
+	tls_credentials_free(r->credentials);
+	close(r->here);
+	close(r->there);
+	g_free(r);
+	return NULL;
+}
+
+/* Under TLS: as the holder of that host's certificate. */
+static int tcp_connect_as(uint16_t port, const char *name)
+{
+	struct timeval limit = { .tv_sec = LIMIT_S };
+	int fd = tcp_connect_plain(port), pair[2];
+	if (!with_tls())
+		return fd;
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+	setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	struct relay *r = g_new0(struct relay, 1);
+	*r = (struct relay){ .here = pair[1], .there = fd, .credentials = pki_test_credentials(name) };
+	r->tls = tls_new(r->credentials, TLS_CONNECTS, fd, "host2");
+	g_thread_unref(g_thread_new("relay", relay_main, r));
+	return pair[0];
+}
+
+static int tcp_connect(uint16_t port) { return tcp_connect_as(port, "host1"); }
 
 /* A message of hand-made fields in b, of which `used` bytes are written behind the header: HELLO and MARKER end with a checksum. */
 static size_t finish(uint8_t *b, enum message_type type, size_t used)
@@ -387,7 +454,7 @@ static void victim_setup(struct victim *v, gconstpointer data)
 	host_vm(v->h, 3, 0);
 	host_place(v->h, 1, 0, 1);
 	host_place(v->h, 9, 0, 7);
-	net_add_host(v->h->net, (struct host_id){ 1 }, "127.0.0.1", 1);
+	host_add(v->h, 1, 1);
 	host_start(v->h, 1, 0);
 	v->vm[3] = host_connect(v->h, 3);
 	victim_join(v);
@@ -631,7 +698,7 @@ static void test_strangers(struct victim *v, gconstpointer data)
 {
 	(void)data;
 	int junk[8];
-	net_add_host(v->h->net, (struct host_id){ 5 }, "127.0.0.1", 1);
+	host_add(v->h, 5, 1);
 	for (int i = 0; i < 8; i++) {
 		junk[i] = tcp_connect(v->h->port);
 		if (i % 4 == 1)
@@ -679,6 +746,85 @@ static void test_ahead_bounded(struct victim *v, gconstpointer data)
 	g_assert_true(HOST_GET(v->h, strstr(v->h->last_note, "too much") != NULL));
 }
 
+/* ---- N7 ---- */
+
+/* Whatever it says first: it is told nothing, and the tunnel that is up goes on. */
+static void test_n7_told_nothing(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	uint8_t b[64];
+	const char *const first[] = { "GET / HTTP/1.0\r\n\r\n", "\x16\x03\x01\x00\x05hello", "HELLO", NULL };
+	for (unsigned i = 0; first[i]; i++) {
+		int fd = tcp_connect_plain(v->h->port);
+		if (i < 2)
+			vm_send_bytes(fd, first[i], strlen(first[i]) + (i == 1));
+		else
+			send_hello(fd, 1);    /* as if there were no TLS */
+		shutdown(fd, SHUT_WR);
+		g_assert_cmpint(read(fd, b, sizeof b), <=, 0);
+		close(fd);
+	}
+	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
+}
+
+/* The CA's certificate, but another host's: HELLO as host 1 gets nothing and takes nobody's place. */
+static void test_n7_another_hosts_certificate(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	char c;
+	int fd = tcp_connect_as(v->h->port, "host3");
+	send_hello(fd, 1);
+	g_assert_cmpint(read(fd, &c, 1), ==, 0);
+	close(fd);
+	HOST_WAIT(v->h, v->h->last_note && strstr(v->h->last_note, "another host's certificate"));
+	g_assert_cmpuint(HOST_GET(v->h, v->h->downs), ==, 0);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
+}
+
+/* The side that connects: who answers with another host's certificate is told nothing, and why is said. */
+static void test_n7_wrong_host_answers(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	struct host *wrong = host_new_with(2, pki_test_credentials("host3"), NULL);
+	host_add(wrong, 1, f->h[1]->port);
+	host_add(f->h[1], 2, wrong->port);
+	HOST_WAIT(f->h[1], f->h[1]->last_note && strstr(f->h[1]->last_note, "not that of host host2"));
+	g_assert_cmpuint(HOST_GET(f->h[1], f->h[1]->up), ==, 0);
+	g_assert_cmpuint(HOST_GET(wrong, wrong->up), ==, 0);
+	host_add(f->h[1], 2, f->h[2]->port);
+	host_add(f->h[2], 1, f->h[1]->port);
+	wait_up(f);
+	host_free(wrong);
+}
+
+/* As many as may wait, and more, connect and stay silent: a host gets through. */
+static void test_n7_silent_crowd(struct victim *v, gconstpointer data)
+{
+	(void)data;
+	enum { CROWD = 100 };
+	int fd[CROWD], old = v->tunnel;
+	for (int i = 0; i < CROWD; i++)
+		fd[i] = tcp_connect_plain(v->h->port);
+	victim_join(v);
+	vm_expect_closed(old);
+	close(old);
+	send_frame(v->tunnel, 1, 1, 0, 1, 2);
+	vm_expect(v->vm[3], 1, 2);
+	for (int i = 0; i < CROWD; i++)
+		close(fd[i]);
+}
+
+static void add_n7(void)
+{
+	g_test_add("/net/tunnel/N7-told-nothing", struct victim, NULL, victim_setup, test_n7_told_nothing, victim_teardown);
+	g_test_add("/net/tunnel/N7-another-hosts-certificate", struct victim, NULL, victim_setup, test_n7_another_hosts_certificate, victim_teardown);
+	g_test_add("/net/tunnel/N7-silent-crowd", struct victim, NULL, victim_setup, test_n7_silent_crowd, victim_teardown);
+	g_test_add("/net/tunnel/N7-wrong-host-answers", struct fixture, NULL, setup, test_n7_wrong_host_answers, teardown);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -719,5 +865,7 @@ int main(int argc, char **argv)
 	ADD("strangers", test_strangers, NULL);
 	ADD("replaced", test_replaced, NULL);
 	ADD("ahead-bounded", test_ahead_bounded, NULL);
+	if (with_tls())
+		add_n7();
 	return g_test_run();
 }

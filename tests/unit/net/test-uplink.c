@@ -293,8 +293,8 @@ static void test_n2(struct fixture *f, gconstpointer data)
 	host_place(f->h, 8, 0, 2);
 	for (unsigned v = 1; v <= 3; v++)
 		host_place(other, v, 0, 1);
-	net_add_host(f->h->net, (struct host_id){ 2 }, "127.0.0.1", other->port);
-	net_add_host(other->net, (struct host_id){ 1 }, "127.0.0.1", f->h->port);
+	host_add(f->h, 2, other->port);
+	host_add(other, 1, f->h->port);
 	HOST_WAIT(other, other->up == 1 << 1);
 	host_start(other, 1, 0);
 	int vm8 = host_connect(other, 8);

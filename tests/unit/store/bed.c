@@ -1,6 +1,8 @@
 /* bed.c - see bed.h. */
 #include "bed.h"
 
+#include "../pki-test.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -113,6 +115,12 @@ static void region_new(struct bed_region *r, uint64_t pages)
 	r->data = g_new0(const uint8_t *, pages);
 }
 
+struct tls_credentials *bed_credentials(struct host_id host)
+{
+	g_autofree char *name = g_strdup_printf("host%u", host.n);
+	return g_getenv("VCFT_TEST_TLS") ? pki_test_credentials(name) : NULL;
+}
+
 static struct sink_user users[BED_BACKUPS];
 
 static void backup_new(struct bed *bed, unsigned n, size_t stage_bytes)
@@ -124,8 +132,10 @@ static void backup_new(struct bed *bed, unsigned n, size_t stage_bytes)
 	b->dir = g_strdup_printf("%s/backup%u", bed->dir, n);
 	g_assert_cmpint(g_mkdir_with_parents(b->dir, 0700), ==, 0);
 	users[n] = (struct sink_user){ bed, b->dir };
-	b->sink = sink_new(bed_host(n), "127.0.0.1", &b->port, &limits, &callbacks, &users[n], &error);
+	b->credentials = bed_credentials(bed_host(n));
+	b->sink = sink_new(bed_host(n), "127.0.0.1", &b->port, b->credentials, &limits, &callbacks, &users[n], &error);
 	g_assert_no_error(error);
+	sink_name_host(b->sink, (struct host_id){ 1 }, "host1");
 	sink_generation(b->sink, bed->generation);
 }
 
@@ -147,7 +157,8 @@ struct bed *bed_new(const struct bed_options *o)
 	bed->shadow = image_open(&spec, &error);
 	g_assert_no_error(error);
 	free_spec(&spec);
-	struct source_options options = { .vm = { 7 }, .name = "vm7", .self = { 1 }, .fill_bytes = o->fill_bytes, .timeout_ms = o->timeout_ms };
+	bed->credentials = bed_credentials((struct host_id){ 1 });
+	struct source_options options = { .vm = { 7 }, .name = "vm7", .self = { 1 }, .credentials = bed->credentials, .fill_bytes = o->fill_bytes, .timeout_ms = o->timeout_ms };
 	bed->source = source_new(&options, bed->shadow, &callbacks, bed);
 	for (unsigned i = 0; i < o->backups; i++)
 		backup_new(bed, i, o->stage_bytes);
@@ -157,8 +168,10 @@ struct bed *bed_new(const struct bed_options *o)
 void bed_free(struct bed *bed)
 {
 	source_free(bed->source);
+	tls_credentials_free(bed->credentials);
 	for (unsigned i = 0; i < BED_BACKUPS; i++) {
 		sink_free(bed->backup[i].sink);
+		tls_credentials_free(bed->backup[i].credentials);
 		g_free(bed->backup[i].dir);
 	}
 	image_remove(bed->shadow);
@@ -208,6 +221,7 @@ void bed_set_backups(struct bed *bed, unsigned mask, unsigned complete)
 		if (!(mask >> i & 1))
 			continue;
 		list[n].host = bed_host(i);
+		g_snprintf(list[n].name, sizeof list[n].name, "host%u", bed_host(i).n);
 		strcpy(list[n].address, "127.0.0.1");
 		list[n++].port = bed->backup[i].port;
 		if (complete >> i & 1)

@@ -18,7 +18,7 @@ struct bed_region {
 	size_t count; uint64_t *index; const uint8_t **data;
 };
 
-struct bed_backup { char *dir; struct sink *sink; uint16_t port; };
+struct bed_backup { char *dir; struct sink *sink; struct tls_credentials *credentials; uint16_t port; };
 
 struct bed {
 	char *dir;
@@ -26,6 +26,7 @@ struct bed {
 	struct bed_region region[STORE_REGION_MAX];
 	struct image *shadow;
 	struct source *source;
+	struct tls_credentials *credentials;
 	struct bed_backup backup[BED_BACKUPS];
 	struct generation generation;
 	struct epoch_id committed, last;
@@ -80,6 +81,8 @@ void bed_check_files(struct bed *bed, const char *dir);
 void bed_check_shadow(struct bed *bed);
 
 struct host_id bed_host(unsigned n);
+/* NULL unless VCFT_TEST_TLS is in the environment: then all streams are under TLS. */
+struct tls_credentials *bed_credentials(struct host_id host);
 void bed_remove_tree(const char *dir);
 char *bed_temp(void);
 uint64_t bed_random(void);

@@ -546,7 +546,7 @@ static void test_T4_shadow_full(void)
 /* A backup that is not one. */
 static void set_fake(struct bed *bed, uint16_t port)
 {
-	struct source_backup b = { .host = bed_host(0), .address = "127.0.0.1", .port = port };
+	struct source_backup b = { .host = bed_host(0), .name = "host2", .address = "127.0.0.1", .port = port };
 	source_set_backups(bed->source, &b, 1, 0);
 }
 
@@ -709,6 +709,80 @@ static void test_faults(void)
 	bed_free(bed);
 }
 
+/* ---- S8 ---- */
+
+static void check_backup(struct bed *bed)
+{
+	struct message_holding h[VCFT_VM_MAX];
+	sink_holdings(bed->backup[0].sink, h);    /* waits for the commit */
+	bed_check_image(bed, 0);
+}
+
+/* Neither a stranger nor a host with another's certificate is told a byte, and the image stays. */
+static void test_S8_told_nothing(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 1 });
+	bed_set_backups(bed, 1, 0);
+	bed_write_some(bed, 50);
+	bed_epoch(bed);
+	struct stream_open m = { .host = { 1 }, .vm = { 7 }, .generation = bed->generation, .flags = STREAM_FRESH, .shape = { 1, { 600 } } };
+	uint8_t open[STREAM_MESSAGE_MAX], in[64];
+	size_t n = stream_put_open(open, &m);
+	int fd = bed_connect(bed->backup[0].port);
+	bed_send_all(fd, open, n);
+	g_assert_cmpuint(bed_receive(fd, in, sizeof in, 10000), ==, 0);
+	close(fd);
+	struct tls_credentials *other = bed_credentials((struct host_id){ 3 });
+	fd = bed_connect(bed->backup[0].port);
+	struct tls *t = tls_new(other, TLS_CONNECTS, fd, "host2");
+	g_assert_cmpint(tls_handshake(t), ==, TLS_OPEN);
+	g_assert_cmpint(tls_write(t, &(struct iovec){ open, n }, 1), ==, (ssize_t)n);
+	g_assert_cmpint(tls_read(t, in, sizeof in), <=, 0);
+	tls_free(t);
+	close(fd);
+	tls_credentials_free(other);
+	bed_write_some(bed, 50);
+	bed_epoch(bed);    /* the stream that was there goes on */
+	check_backup(bed);
+	bed_free(bed);
+}
+
+/* The source: the backup that answers has the certificate of another host. */
+static void test_S8_wrong_backup(void)
+{
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 2 });
+	struct source_backup b = { .host = bed_host(0), .name = "host2", .address = "127.0.0.1", .port = bed->backup[1].port };
+	source_set_backups(bed->source, &b, 1, 0);
+	bed_write_some(bed, 50);
+	struct epoch_id r = bed_send(bed);
+	bed_record(bed, r);
+	g_assert_false(bed_wait(bed, r));
+	g_assert_cmpuint(bed->stored_failed, ==, host_bit(bed_host(0)));
+	g_assert_nonnull(strstr(bed->why, "the certificate is not that of host host2"));
+	bed_abort(bed, r);
+	bed_set_backups(bed, 1, 0);
+	bed_epoch(bed);
+	check_backup(bed);
+	bed_free(bed);
+}
+
+/* More than may wait connect and say nothing: a source gets through. */
+static void test_S8_silent_crowd(void)
+{
+	enum { CROWD = 100 };
+	int fd[CROWD];
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 1 });
+	for (int i = 0; i < CROWD; i++)
+		fd[i] = bed_connect(bed->backup[0].port);
+	bed_set_backups(bed, 1, 0);
+	bed_write_some(bed, 50);
+	bed_epoch(bed);
+	check_backup(bed);
+	for (int i = 0; i < CROWD; i++)
+		close(fd[i]);
+	bed_free(bed);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -734,12 +808,18 @@ int main(int argc, char **argv)
 	g_test_add_func("/store/clear-and-drop", test_clear_and_drop);
 	g_test_add_func("/store/no-backups", test_no_backups);
 	g_test_add_func("/store/T5/stops-reading", test_T5_stops_reading);
-	g_test_add_func("/store/T5/never-answers", test_T5_never_answers);
+	if (!g_getenv("VCFT_TEST_TLS"))    /* under TLS it owes the handshake */
+		g_test_add_func("/store/T5/never-answers", test_T5_never_answers);
 	g_test_add_func("/store/nobody-there", test_nobody_there);
 	g_test_add_func("/store/abort-half-sent", test_abort_half_sent);
 	g_test_add_func("/store/back-again", test_back_again);
 	g_test_add_func("/store/faults", test_faults);
 	g_test_add_func("/store/S3/file-system-full", test_S3_file_system_full);
 	g_test_add_func("/store/T4/shadow-full", test_T4_shadow_full);
+	if (g_getenv("VCFT_TEST_TLS")) {
+		g_test_add_func("/store/S8-told-nothing", test_S8_told_nothing);
+		g_test_add_func("/store/S8-wrong-backup", test_S8_wrong_backup);
+		g_test_add_func("/store/S8-silent-crowd", test_S8_silent_crowd);
+	}
 	return g_test_run();
 }

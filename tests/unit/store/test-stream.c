@@ -40,7 +40,7 @@ static struct rig *rig_new(void)
 	rig->dir = bed_temp();
 	rig->sum = XXH3_createState();
 	rig->out = g_byte_array_new();
-	rig->sink = sink_new((struct host_id){ 2 }, "127.0.0.1", &rig->port, &(struct sink_limits){ 0 }, &callbacks, rig, NULL);
+	rig->sink = sink_new((struct host_id){ 2 }, "127.0.0.1", &rig->port, NULL, &(struct sink_limits){ 0 }, &callbacks, rig, NULL);
 	sink_generation(rig->sink, (struct generation){ 5 });
 	return rig;
 }
