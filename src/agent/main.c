@@ -1,6 +1,7 @@
 /* main.c - virtcftd: options, the loop, an orderly end at SIGTERM and SIGINT. */
 #include "agent/agent.h"
 #include "agent/control.h"
+#include "agent/privilege.h"
 #include "agent/watchdog.h"
 #include "base/fault.h"
 
@@ -49,12 +50,17 @@ int main(int argc, char **argv)
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;
 	}
+	if (!privilege_reduce(&error)) {
+		fprintf(stderr, "virtcftd: %s\n", error->message);
+		return 1;
+	}
 	if (!no_watchdog && !watchdog_start()) {
 		fprintf(stderr, "virtcftd: the watchdog cannot be started\n");
 		return 1;
 	}
 	struct config_agent *config = fault_read_environment(&error) ? config_agent_read(file, &error) : NULL;
-	if (!config) {
+	if (!config || !config_agent_identify(config, &error)) {
+		config_agent_free(config);
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;
 	}
