@@ -10,7 +10,7 @@
  * U4 What came in since the last release, or while the switch stands, is delivered again after a rollback to c, unless it came in an epoch
  *    <= c: the VM that was rolled back has not seen it. So the outside need not wait until its own time-out sends it once more. At most
  *    KEPT_BYTES; the oldest are forgotten first, as any network may lose a frame.
- * At most limits.held_bytes are kept, then new frames are dropped as by any full queue. Nothing is written unless the switch runs. An
+ * At most limits.held_bytes are kept, shared by the senders (N7), then new frames are dropped as by any full queue. Nothing is written unless the switch runs. An
  * announcement is not the word of any VM: it has epoch 0. Thread: switch. No fragment reassembly. */
 #include "net/net-private.h"
 
@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 #define READ_BATCH 64           /* frames read from the TAP in one go */
-#define KEPT_BYTES (4u << 20)   /* of frames that came in, for U4 */
+#define KEPT_BYTES (8u << 20)   /* of memory for frames that came in, for U4 */
 
 /* ---- out ---- */
 
@@ -59,7 +59,7 @@ void uplink_flush(struct net *net, struct uplink *up)
 	}
 	while (up->wire.count && tap_write(net, up, ring_at(&up->wire, 0)->frame)) {
 		struct frame *f = ring_pop(&up->wire);
-		up->bytes -= f->size;
+		share_give(&up->share, f);
 		frame_unref(&net->pool, f);
 	}
 	source_arm(net, &up->tap, EPOLLIN | (up->wire.count ? EPOLLOUT : 0));
@@ -83,11 +83,11 @@ static struct ring *held_ring(struct uplink *up, struct epoch_id epoch)
 void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 {
 	MUST("N2", frame->from.n == 0);
-	if (up->bytes + frame->size > net->limits.held_bytes) {
+	if (!share_fits(&up->share, net->limits.held_bytes, frame)) {
 		net->stats.dropped++;
 		return;
 	}
-	up->bytes += frame->size;
+	share_take(&up->share, frame);
 	bool held = up->commit && epoch_cmp(frame->colour, net->released) > 0;
 	ring_push(held ? held_ring(up, frame->colour) : &up->wire, frame_ref(frame));
 	if (!held)
@@ -97,7 +97,7 @@ void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 static void kept_forget(struct net *net, struct uplink *up)
 {
 	struct frame *f = ring_pop(&up->kept);
-	up->kept_bytes -= f->size;
+	up->kept_bytes -= frame_cost(f);
 	frame_unref(&net->pool, f);
 }
 
@@ -111,7 +111,7 @@ void uplink_keep(struct net *net, struct uplink *up, struct frame *frame)
 {
 	const struct port *p = net->networks[up->network].ports;
 	frame->colour = net->state != NET_RUNNING ? epoch_of(UINT64_MAX) : p ? p->epoch : epoch_next(net->released);
-	up->kept_bytes += frame->size;
+	up->kept_bytes += frame_cost(frame);
 	ring_push(&up->kept, frame_ref(frame));
 	while (up->kept_bytes > KEPT_BYTES)
 		kept_forget(net, up);
@@ -121,7 +121,7 @@ void uplink_redeliver(struct net *net, struct uplink *up)
 {
 	for (size_t left = up->kept.count; left; left--) {
 		struct frame *f = ring_pop(&up->kept);
-		up->kept_bytes -= f->size;
+		up->kept_bytes -= frame_cost(f);
 		switch_from_uplink(net, f); /* keeps it again, in the epoch that is now */
 	}
 }
@@ -134,7 +134,7 @@ static void kept_rollback(struct net *net, struct uplink *up, struct epoch_id c)
 			ring_push(&up->kept, f);
 			continue;
 		}
-		up->kept_bytes -= f->size;
+		up->kept_bytes -= frame_cost(f);
 		frame_unref(&net->pool, f);
 	}
 }
@@ -154,7 +154,7 @@ void uplink_release_request(struct net *net, struct request *q)
 static void held_free(struct net *net, struct uplink *up, struct held_epoch *h)
 {
 	for (size_t i = 0; i < h->frames.count; i++)
-		up->bytes -= ring_at(&h->frames, i)->frame->size;
+		share_give(&up->share, ring_at(&h->frames, i)->frame);
 	ring_free(&net->pool, &h->frames);
 	g_free(h);
 }
@@ -178,14 +178,14 @@ void uplink_rollback(struct net *net, struct uplink *up, struct epoch_id c)
 			ring_push(&up->wire, f);
 			continue;
 		}
-		up->bytes -= f->size;
+		share_give(&up->share, f);
 		frame_unref(&net->pool, f);
 	}
 }
 
 void uplink_count(const struct uplink *up, struct net_stats *stats)
 {
-	stats->held_bytes += up->bytes;
+	stats->held_bytes += up->share.bytes;
 	stats->held_frames += up->wire.count;
 	for (const struct held_epoch *h = up->held; h; h = h->next)
 		stats->held_frames += h->frames.count;
