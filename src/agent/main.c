@@ -7,6 +7,7 @@
 
 #include <glib-unix.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #define DEFAULT_CONFIG "/etc/virtcft/virtcftd.yaml"
 
@@ -46,6 +47,7 @@ int main(int argc, char **argv)
 	g_autoptr(GOptionContext) context = g_option_context_new("- the agent of VirtCFT");
 	g_option_context_add_main_entries(context, entries, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	umask(077);
 	if (!g_option_context_parse(context, &argc, &argv, &error)) {
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;

@@ -84,6 +84,8 @@ bool identity_become(const struct identity *who, int death)
 	/* The order: what is done first is what the capabilities that go with the user's change are needed for. */
 	if (who->other && !(bound_capabilities() && change_user(who) && drop_capabilities()))
 		return false;
+	if (who->other)
+		umask(077);
 	return !death || prctl(PR_SET_PDEATHSIG, death, 0, 0, 0) == 0;
 }
 

@@ -3,7 +3,7 @@
  *   agent (root, few capabilities) ──fork──► identity_become() ──► exec: QEMU, nbdkit: a user of its own, no capability, none to be had
  *
  *  ID1 A child that has become an identity has its user and group as real, effective, saved and file system's, no supplementary group but `kvm`, no
- *      capability in any set, and no_new_privs. Only then PR_SET_PDEATHSIG is set: the kernel clears it when credentials change.
+ *      capability in any set, no_new_privs, and makes files for itself alone. Only then PR_SET_PDEATHSIG is set: the kernel clears it when credentials change.
  *  ID2 What is given to an identity is reached by a descriptor that was opened without following a link, and is a folder or a file with one name: in a
  *      folder of its own a process that was taken over may have put anything under any name.
  *  ID3 A file that the identity must read but may not is lent to it: a copy in memory that nobody can change any more.
