@@ -23,7 +23,8 @@ FILES = [
     (r"/run/virtcft", "d", "root", "root", "711"),
     (r"/run/virtcft/control.sock", "s", "root", GROUP, "660"),
     (r"/run/virtcft/guest", "d", "USER", "USER", "700"),
-    (r"/run/virtcft/guest/(nic0|console|disk0).sock", "s", "USER", "USER", "[67]00"),
+    (r"/run/virtcft/guest/(nic0|console).sock", "s", "USER", "USER", "[67]00"),
+    (r"/run/virtcft/guest/disk0.sock", "s", "USER", "USER", "755"),                # nbdkit's own umask; the folder is closed
     (r"/run/virtcft/guest/state.fifo", "p", "USER", "USER", "600"),
     (r"/run/virtcft/guest/qemu.log", "f", "root", "root", "600"),
     (r"/dev/shm/virtcft", "d", "root", "root", "711"),
@@ -92,7 +93,8 @@ class Alone:
     def run_as(self, user, group, *command):
         """(status, output) of a command of another user."""
         process = self.lab.popen("exec", HOST, "--", "setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *command)
-        return process.wait(20), process.stdout.read()
+        output = process.communicate(timeout=60)[0]
+        return process.returncode, output
 
     def status_of(self, pid):
         """/proc/PID/status as a dict."""
