@@ -450,14 +450,13 @@ static void remove_tree(const char *path)
 }
 
 /* What a former life left: images in memory and disks of uncommitted epochs are worth nothing without its protocol state. */
-static void remove_remains(const struct config_agent *config)
+static gboolean remove_remains(const struct config_agent *config, GError **error)
 {
 	g_autofree char *vms = g_build_filename(config->state_dir, "vms", NULL);
 	remove_tree(config->ram_dir);
 	remove_tree(vms);
-	g_mkdir_with_parents(config->run_dir, 0755);
-	g_mkdir_with_parents(config->ram_dir, 0700);
-	g_mkdir_with_parents(config->state_dir, 0700);
+	return identity_folder_open(config->run_dir, error) && identity_folder_open(config->ram_dir, error) &&
+	       identity_folder_open(config->state_dir, error);
 }
 
 static gboolean open_network(struct agent *a, GError **error)
@@ -496,8 +495,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	a->events = events_new();
 	a->box = post_box_new();
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
-	remove_remains(config);
-	if (load_credentials(a, error))
+	if (remove_remains(config, error) && load_credentials(a, error))
 		a->group = a->backend->join(&callbacks, a, error);
 	if (a->group) {
 		a->self = a->backend->self(a->group);

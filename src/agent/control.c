@@ -16,6 +16,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define READERS_MAX 32u   /* at once; root is never kept out */
+
 struct control {
 	struct agent *agent;
 	int fd;
@@ -27,6 +29,8 @@ struct control {
 struct client {
 	struct control *control;
 	int fd;
+	enum rank { NOBODY, READER, MASTER } rank;   /* CS1 */
+	uid_t user;
 	guint in, out;
 	GString *input, *output;
 	unsigned listening;              /* id of events_listen(), 0: not */
@@ -248,10 +252,20 @@ static void verb_bare(struct client *c, const struct agent_request *request)
 	machine_bare(a->machines[vm], request->count, bare_done, g_memdup2(&b, sizeof b));
 }
 
-static void (*const verbs[])(struct client *, const struct agent_request *) = {
-	[VERB_STATUS] = verb_status, [VERB_UP] = verb_up, [VERB_DOWN] = verb_down, [VERB_CHECKPOINT] = verb_checkpoint,
-	[VERB_EVENTS] = verb_events, [VERB_CONSOLE] = verb_console, [VERB_BARE] = verb_bare,
+static const struct { const char *name; enum rank least; void (*run)(struct client *, const struct agent_request *); } verbs[] = {
+	[VERB_STATUS] = { "status", READER, verb_status }, [VERB_EVENTS] = { "events", READER, verb_events }, [VERB_UP] = { "up", MASTER, verb_up },
+	[VERB_DOWN] = { "down", MASTER, verb_down }, [VERB_CHECKPOINT] = { "checkpoint", MASTER, verb_checkpoint },
+	[VERB_CONSOLE] = { "console", MASTER, verb_console }, [VERB_BARE] = { "bare", MASTER, verb_bare },
 };
+
+/* CS1. Who was expected, in one line. */
+static void refuse_verb(struct client *c, const char *verb, enum rank least)
+{
+	const char *group = c->control->agent->config->control_group;
+	g_autofree char *readers = least == READER && group ? g_strdup_printf(" and members of group %s", group) : g_strdup("");
+	g_autofree char *why = g_strdup_printf("%s is for root%s; this is user %u", verb, readers, (unsigned)c->user);
+	refuse(c, why);
+}
 
 static void on_line(struct client *c, const char *line, size_t n)
 {
@@ -261,9 +275,13 @@ static void on_line(struct client *c, const char *line, size_t n)
 		refuse(c, why);
 		return;
 	}
-	if (c->listening)
-		stop_listening(c);
-	verbs[request.verb](c, &request);
+	if (c->rank < verbs[request.verb].least) {
+		refuse_verb(c, verbs[request.verb].name, verbs[request.verb].least);
+	} else {
+		if (c->listening)
+			stop_listening(c);
+		verbs[request.verb].run(c, &request);
+	}
 	agent_request_clear(&request);
 }
 
@@ -292,11 +310,36 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer data)
 	return G_SOURCE_CONTINUE;
 }
 
-static bool may_speak(int fd)
+static bool is_member(int fd, const struct ucred *peer, gid_t group)
 {
-	struct ucred peer;
+	gid_t groups[256];
+	socklen_t n = sizeof groups;
+	if (!group || getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
+		n = 0;
+	bool member = group && peer->gid == group;
+	for (size_t i = 0; i < n / sizeof *groups; i++)
+		member = member || groups[i] == group;
+	return member;
+}
+
+static enum rank rank_of(const struct control *control, int fd, uid_t *ret_user)
+{
+	struct ucred peer = { .uid = (uid_t)-1, .gid = (gid_t)-1 };
 	socklen_t n = sizeof peer;
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 && (peer.uid == 0 || peer.uid == geteuid());
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
+		return NOBODY;
+	*ret_user = peer.uid;
+	if (peer.uid == 0 || peer.uid == geteuid())
+		return MASTER;
+	return is_member(fd, &peer, control->agent->config->control_gid) ? READER : NOBODY;
+}
+
+static unsigned readers(const struct control *control)
+{
+	unsigned n = 0;
+	for (guint i = 0; i < control->clients->len; i++)
+		n += ((const struct client *)g_ptr_array_index(control->clients, i))->rank < MASTER;
+	return n;
 }
 
 static gboolean on_connection(gint listener, GIOCondition condition, gpointer data)
@@ -306,13 +349,17 @@ static gboolean on_connection(gint listener, GIOCondition condition, gpointer da
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return G_SOURCE_CONTINUE;
-	if (!may_speak(fd)) {
+	uid_t user = (uid_t)-1;
+	enum rank rank = rank_of(control, fd, &user);
+	if (rank < MASTER && readers(control) >= READERS_MAX) {
 		close(fd);
 		return G_SOURCE_CONTINUE;
 	}
 	struct client *c = g_new0(struct client, 1);
 	c->control = control;
 	c->fd = fd;
+	c->rank = rank;
+	c->user = user;
 	c->input = g_string_new(NULL);
 	c->output = g_string_new(NULL);
 	c->in = g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, on_readable, c);
@@ -320,14 +367,20 @@ static gboolean on_connection(gint listener, GIOCondition condition, gpointer da
 	return G_SOURCE_CONTINUE;
 }
 
-static int listen_on(const char *path, GError **error)
+static bool admit(const char *path, gid_t group)
+{
+	return g_chmod(path, 0600) == 0 && (!group || (lchown(path, (uid_t)-1, group) == 0 && g_chmod(path, 0660) == 0));
+}
+
+/* Who is neither root nor of the group does not come further than connect(). */
+static int listen_on(const char *path, gid_t group, GError **error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	g_unlink(path);
 	if (g_strlcpy(address.sun_path, path, sizeof address.sun_path) >= sizeof address.sun_path)
 		errno = ENAMETOOLONG;
-	else if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && g_chmod(path, 0600) == 0 && listen(fd, 16) == 0)
+	else if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && admit(path, group) && listen(fd, 16) == 0)
 		return fd;
 	g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "control socket %s: %s", path, g_strerror(errno));
 	if (fd >= 0)
@@ -337,7 +390,7 @@ static int listen_on(const char *path, GError **error)
 
 struct control *control_new(struct agent *agent, const char *path, GError **error)
 {
-	int fd = listen_on(path, error);
+	int fd = listen_on(path, agent->config->control_gid, error);
 	if (fd < 0)
 		return NULL;
 	struct control *control = g_new0(struct control, 1);

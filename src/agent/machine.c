@@ -1,4 +1,4 @@
-/* machine.c - the worker of one VM; see machine.h for the jobs and rules A1-A3.
+/* machine.c - the worker of one VM; see machine.h for the jobs and rules A1-A4.
  *
  * Fields below `worker's` in struct machine are touched by the worker only, so nothing here needs a lock; what the loop wants to
  * know comes as a note. The source's thread calls on_stored(), which posts to the loop as well. */
@@ -22,6 +22,7 @@ struct machine {
 	struct machine_options o;
 	struct machine_notes notes;
 	void *user;
+	struct identity who;                /* as whom its processes run */
 	GThread *thread;
 	GAsyncQueue *jobs;
 	struct post_box *box;               /* notes to the loop */
@@ -240,7 +241,7 @@ void machine_image_spec(const struct config_agent *agent, const struct config_vm
 		ret_spec->disk_blocks[i] = disk_blocks[i];
 	}
 	g_autofree char *dir = g_path_get_dirname(ret_spec->ram_path);
-	g_mkdir_with_parents(dir, 0700);
+	g_mkdir_with_parents(dir, 0711);
 }
 
 void machine_image_spec_clear(struct image_spec *spec)
@@ -291,7 +292,7 @@ static bool disks_start(struct machine *m, struct epoch_id c, GError **error)
 		g_autofree char *dir = disk_dir(m->o.agent, m->o.config, i);
 		g_autofree char *plugin = g_build_filename(m->o.agent->plugin_dir, "virtcft-disk.so", NULL);
 		g_autofree char *socket = g_strdup_printf("%s/%s/disk%u.sock", m->o.agent->run_dir, m->o.config->name, i);
-		struct disk_spec spec = { .plugin = plugin, .base = m->o.bases[i], .dir = dir, .socket = socket };
+		struct disk_spec spec = { .plugin = plugin, .base = m->o.bases[i], .dir = dir, .socket = socket, .run_as = m->who };
 		m->disk[i] = disk_start(&spec, epoch_next(c), error);
 		if (!m->disk[i])
 			return false;
@@ -330,7 +331,7 @@ static struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 		.kernel = config->kernel, .initrd = config->initrd, .append = config->append,
 		.nics = nics, .nic_count = config->nic_count, .disks = disks, .disk_count = config->disk_count,
 		.extra = (const char *const *)config->qemu, .ram_path = m->ram_path, .run_dir = run_dir,
-		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify,
+		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify, .run_as = m->who,
 	};
 	gsize n = 0;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;
@@ -650,21 +651,22 @@ static bool place_fresh(struct machine *m, struct generation g, GError **error)
 	return m->shadow != NULL;
 }
 
-static void make_dirs(struct machine *m)
+/* Who may do what in the folders (A4). */
+static bool make_dirs(struct machine *m, GError **error)
 {
 	const struct config_agent *a = m->o.agent;
-	g_autofree char *run = g_build_filename(a->run_dir, m->o.config->name, NULL);
 	g_autofree char *ram = g_build_filename(a->ram_dir, m->o.config->name, NULL);
+	g_autofree char *vms = g_build_filename(a->state_dir, "vms", NULL), *vm = g_build_filename(vms, m->o.config->name, NULL);
 	g_autofree char *console = g_build_filename(a->state_dir, "console", NULL);
-	g_mkdir_with_parents(run, 0700);
-	g_mkdir_with_parents(ram, 0700);
-	g_mkdir_with_parents(console, 0700);
+	return identity_folder_closed(&m->who, ram, error) && identity_folder_open(vms, error) && identity_folder_closed(&m->who, vm, error) &&
+	       identity_folder_open(console, error);
 }
 
 static bool place(struct machine *m, struct job *job, GError **error)
 {
 	bool ok = false;
-	make_dirs(m);
+	if (!make_dirs(m, error))
+		return false;
 	if (job->epoch.n == 0)
 		ok = place_fresh(m, job->generation, error);
 	else if (job->image)
@@ -738,12 +740,25 @@ struct machine *machine_new(const struct machine_options *options, const struct 
 	m->o = *options;
 	m->notes = *notes;
 	m->user = user;
+	m->who = config_agent_identity(options->agent, options->id);
 	for (unsigned i = 0; i < G_N_ELEMENTS(m->watch); i++)
 		m->watch[i].fd = -1;
 	m->box = post_box_new();
 	m->jobs = g_async_queue_new();
 	m->thread = g_thread_new(m->o.config->name, worker, m);
 	return m;
+}
+
+/* What a backup keeps there from now on is the agent's (A4). */
+static void take_folders_back(struct machine *m)
+{
+	const struct identity ourselves = { 0 };
+	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
+		g_autoptr(GError) error = NULL;
+		g_autofree char *dir = disk_dir(m->o.agent, m->o.config, i);
+		if (!identity_folder_own(&ourselves, dir, &error))
+			g_warning("%s: %s", m->o.config->name, error->message);
+	}
 }
 
 void machine_free(struct machine *m)
@@ -758,6 +773,7 @@ void machine_free(struct machine *m)
 	if (m->ram_path)
 		g_unlink(m->ram_path);
 	g_free(m->ram_path);
+	take_folders_back(m);
 	machine_image_spec_clear(&m->spec);
 	capture_free(&m->capture);
 	page_set_free(&m->carry);

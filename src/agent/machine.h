@@ -7,6 +7,8 @@
  *  A2 Captured pages of an aborted epoch go into the next one: newer contents win (P7).
  *  A3 A rollback to c leaves RAM, disks and shadow exactly at c (P6): pages that may differ are those captured since and
  *     those dirty now; if the process is gone, all pages are compared.
+ *  A4 Its QEMU and nbdkit run as a user of their own (base/identity.h). Theirs are: the folder of sockets, the disks' folders, the RAM file, the
+ *     console's log. Ours are the folders above, where they may pass and no more, and the images: a VM cannot touch the shadow.
  *
  * All functions here are called by the loop's thread and return at once; notes come on the loop's thread. */
 #ifndef VCFT_AGENT_MACHINE_H

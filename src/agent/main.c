@@ -1,11 +1,13 @@
 /* main.c - virtcftd: options, the loop, an orderly end at SIGTERM and SIGINT. */
 #include "agent/agent.h"
 #include "agent/control.h"
+#include "agent/privilege.h"
 #include "agent/watchdog.h"
 #include "base/fault.h"
 
 #include <glib-unix.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #define DEFAULT_CONFIG "/etc/virtcft/virtcftd.yaml"
 
@@ -45,16 +47,22 @@ int main(int argc, char **argv)
 	g_autoptr(GOptionContext) context = g_option_context_new("- the agent of VirtCFT");
 	g_option_context_add_main_entries(context, entries, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	umask(077);
 	if (!g_option_context_parse(context, &argc, &argv, &error)) {
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;
+	}
+	if (!privilege_reduce(&error)) {
+		fprintf(stderr, "virtcftd: %s\n", error->message);
+		return 1;
 	}
 	if (!no_watchdog && !watchdog_start()) {
 		fprintf(stderr, "virtcftd: the watchdog cannot be started\n");
 		return 1;
 	}
 	struct config_agent *config = fault_read_environment(&error) ? config_agent_read(file, &error) : NULL;
-	if (!config) {
+	if (!config || !config_agent_identify(config, &error)) {
+		config_agent_free(config);
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;
 	}

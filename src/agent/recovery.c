@@ -93,13 +93,17 @@ static gboolean ports_add(struct agent *a, struct vm_id vm, GError **error)
 	struct net_nic_spec nics[VCFT_NIC_MAX];
 	char *paths[VCFT_NIC_MAX];
 	g_autofree char *dir = g_build_filename(a->config->run_dir, config->name, NULL);
-	g_mkdir_with_parents(dir, 0700);
+	struct identity who = config_agent_identity(a->config, vm);
+	if (!identity_folder_own(&who, dir, error))
+		return FALSE;
 	nics_of(config, nics);
 	for (unsigned i = 0; i < config->nic_count; i++)
 		paths[i] = machine_nic_path(a->config, config, i);
 	gboolean ok = net_add_vm(a->net, vm, nics, config->nic_count, (const char *const *)paths, error);
-	for (unsigned i = 0; i < config->nic_count; i++)
+	for (unsigned i = 0; i < config->nic_count; i++) {
+		ok = ok && identity_give(&who, paths[i], error);
 		g_free(paths[i]);
+	}
 	return ok;
 }
 

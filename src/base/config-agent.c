@@ -5,10 +5,13 @@
 #include "base/config-yaml.h"
 
 #include <arpa/inet.h>
+#include <grp.h>
+#include <inttypes.h>
 #include <string.h>
 
 #define DEFAULT_FILE "/etc/virtcft/virtcftd.yaml"
 #define TEXT_MAX 4095u
+#define USER_BASE_LEAST 65536u      /* below are the accounts of people and services */
 #ifndef VCFT_PLUGIN_DIR
 #define VCFT_PLUGIN_DIR "/usr/lib/virtcft"
 #endif
@@ -19,13 +22,13 @@ static const cyaml_strval_t tls_words[] = { { "on", TLS_ON }, { "off", TLS_OFF }
 static const cyaml_strval_t group_words[] = { { "local", GROUP_LOCAL }, { "corosync", GROUP_COROSYNC } };
 
 struct file {
-	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir, *pki_dir;
-	uint32_t group, tls;
+	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir, *pki_dir, *user, *control_group;
+	uint32_t group, tls, user_base;
 	uint16_t tunnel_port, replication_port;
 };
 
 #define TEXT(member, most) CYAML_FIELD_STRING_PTR(#member, CYAML_FLAG_OPTIONAL, struct file, member, 1, most)
-#define PORT(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct file, member)
+#define NUMBER(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct file, member)
 
 static const cyaml_schema_field_t fields[] = {
 	TEXT(name, VCFT_NAME_MAX),
@@ -34,11 +37,14 @@ static const cyaml_schema_field_t fields[] = {
 	TEXT(run_dir, TEXT_MAX),
 	TEXT(state_dir, TEXT_MAX),
 	TEXT(ram_dir, TEXT_MAX),
-	PORT(tunnel_port),
-	PORT(replication_port),
+	NUMBER(tunnel_port),
+	NUMBER(replication_port),
 	TEXT(plugin_dir, TEXT_MAX),
 	CYAML_FIELD_ENUM("tls", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct file, tls, tls_words, CYAML_ARRAY_LEN(tls_words)),
 	TEXT(pki_dir, TEXT_MAX),
+	TEXT(user, VCFT_NAME_MAX),
+	NUMBER(user_base),
+	TEXT(control_group, VCFT_NAME_MAX),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct file, fields) };
@@ -67,6 +73,9 @@ static struct config_agent *with_defaults(struct file *f)
 	take(&a->ram_dir, &f->ram_dir, "/dev/shm/virtcft");
 	take(&a->plugin_dir, &f->plugin_dir, plugin_dir);
 	take(&a->pki_dir, &f->pki_dir, "/etc/virtcft/pki");
+	take(&a->user, &f->user, "virtcft");
+	take(&a->control_group, &f->control_group, NULL);
+	a->user_base = f->user_base;
 	a->group = g_strdup(group_words[f->group].str);
 	a->tls = f->tls == TLS_AS_GROUP ? f->group == GROUP_COROSYNC : f->tls == TLS_ON;
 	a->tunnel_port = f->tunnel_port;
@@ -94,6 +103,11 @@ static gboolean check(struct config_yaml *yaml, const struct file *f, GError **e
 	}
 	if (f->address && inet_pton(AF_INET, f->address, &numeric) != 1) {
 		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "address", "address '%s' is no IPv4 address; expected such as 10.77.0.1", f->address);
+		return FALSE;
+	}
+	if (f->user_base && (f->user_base < USER_BASE_LEAST || f->user_base > INT32_MAX - VCFT_VM_MAX)) {
+		config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, "user_base", "user_base %" PRIu32 " is in use or too high; expected %u to %u", f->user_base,
+		                  USER_BASE_LEAST, INT32_MAX - VCFT_VM_MAX);
 		return FALSE;
 	}
 	for (size_t i = 0; i < G_N_ELEMENTS(paths); i++)
@@ -134,8 +148,30 @@ void config_agent_free(struct config_agent *a)
 {
 	if (!a)
 		return;
-	char *strings[] = { a->name, a->group, a->address, a->run_dir, a->state_dir, a->ram_dir, a->plugin_dir, a->pki_dir };
+	char *strings[] = { a->name, a->group, a->address, a->run_dir, a->state_dir, a->ram_dir, a->plugin_dir, a->pki_dir, a->user, a->control_group };
 	for (size_t i = 0; i < G_N_ELEMENTS(strings); i++)
 		g_free(strings[i]);
 	g_free(a);
+}
+
+gboolean config_agent_identify(struct config_agent *a, GError **error)
+{
+	char buffer[4096];
+	struct group entry, *found = NULL;
+	if (!identity_of_user(a->user, &a->identity, error))
+		return FALSE;
+	if (!a->control_group)
+		return TRUE;
+	if (getgrnam_r(a->control_group, &entry, buffer, sizeof buffer, &found) != 0 || !found) {
+		g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_MEANING, "there is no group '%s'; `groupadd --system %s` makes it, or name another by control_group:",
+		            a->control_group, a->control_group);
+		return FALSE;
+	}
+	a->control_gid = found->gr_gid;
+	return TRUE;
+}
+
+struct identity config_agent_identity(const struct config_agent *a, struct vm_id vm)
+{
+	return a->user_base ? identity_of_number(&a->identity, a->user_base + vm.n) : a->identity;
 }

@@ -5,6 +5,7 @@
 #define VCFT_BASE_CONFIG_H
 
 #include "base/clock.h"
+#include "base/identity.h"
 #include "base/types.h"
 
 #include <glib.h>
@@ -65,11 +66,20 @@ struct config_agent {
 	bool tls;               /* tunnels and replication under TLS; default: with corosync */
 	char *pki_dir;          /* ca.pem, cert.pem, key.pem (base/tls.h); /etc/virtcft/pki */
 	char *plugin_dir;       /* where virtcft-disk.so and virtcft-preload.so are; default: where they were installed or built */
+	char *user;             /* as whom QEMU and nbdkit run; default virtcft */
+	uint32_t user_base;     /* with it: VM n of the cluster runs as user and group user_base + n; 0: all as `user` */
+	char *control_group;    /* its members may read status and events; NULL: root alone */
+	struct identity identity;                 /* of `user`; by config_agent_identify() */
+	gid_t control_gid;                        /* of `control_group`; likewise; 0: none */
 };
 /* file NULL or missing default file: all defaults. */
 struct config_agent *config_agent_read(const char *file, GError **error);
 /* The same of a text in memory; name stands in errors. */
 struct config_agent *config_agent_parse(const char *text, size_t n, const char *name, GError **error);
 void config_agent_free(struct config_agent *agent);
+/* Look the user and the group up; what is missing is said with what to do. */
+gboolean config_agent_identify(struct config_agent *agent, GError **error);
+/* As whom QEMU and nbdkit of a VM run. */
+struct identity config_agent_identity(const struct config_agent *agent, struct vm_id vm);
 
 #endif

@@ -26,9 +26,10 @@ int control_connect(const char *path, GError **error)
 static int connect_agent(const char *path, GError **error)
 {
 	int fd = control_connect(path, error);
-	if (fd < 0)
-		g_prefix_error(error, "no agent answers (%s): ",
-		               geteuid() ? "it answers root only" : "is virtcftd running?");
+	if (fd < 0 && error && g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED))
+		g_prefix_error(error, "the agent answers root, and for reading members of its control_group; this is user %u: ", (unsigned)geteuid());
+	else if (fd < 0)
+		g_prefix_error(error, "no agent answers (is virtcftd running?): ");
 	return fd;
 }
 

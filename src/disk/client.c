@@ -4,6 +4,8 @@
  *
  *  D18 nbdkit is killed with the agent (spawn.h); the end of the control socket is the second net (D17).
  *  D19 A control socket that was once out of step (no answer in time, a wrong one) is closed and not used again: the disk has failed.
+ *  D22 nbdkit has no rights of its own: base, control socket and log are descriptors of ours, the plugin is lent where it may not read it (ID3).
+ *      What it may have put into dir is opened without following links.
  * nbdkit's messages are in dir/nbdkit.log, rewritten by each start. */
 #include "base/fault.h"
 #include "disk/control.h"
@@ -20,7 +22,9 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define CONTROL_CHILD_FD 3
+#define CONTROL_CHILD_FD 3      /* the order of spawn() */
+#define BASE_CHILD_FD 4
+#define PLUGIN_CHILD_FD 5
 #define START_TIMEOUT_SECONDS 10
 #define ANSWER_TIMEOUT_SECONDS 60
 #define LOG_TAIL_BYTES 2000
@@ -40,7 +44,7 @@ static char *log_tail(const struct disk *disk)
 	g_autofree char *path = g_build_filename(disk->dir, "nbdkit.log", NULL);
 	g_autofree char *text = NULL;
 	gsize n = 0;
-	if (!g_file_get_contents(path, &text, &n, NULL) || !*g_strstrip(text))
+	if (g_file_test(path, G_FILE_TEST_IS_SYMLINK) || !g_file_get_contents(path, &text, &n, NULL) || !*g_strstrip(text))
 		return g_strdup("it said nothing");
 	n = strlen(text);
 	const char *tail = n > LOG_TAIL_BYTES ? text + n - LOG_TAIL_BYTES : text;
@@ -123,28 +127,56 @@ struct disk_log *disk_log_open(struct disk *disk, struct epoch_id r, GError **er
 
 static char *parameter(const char *key, const char *value) { return g_strconcat(key, "=", value, NULL); }
 
-static gboolean spawn(struct disk *disk, const struct disk_spec *spec, struct epoch_id next, int child_fd, int log_fd, GError **error)
+/* fds: what nbdkit gets, in the order of the numbers above; plugin: its name there. */
+static gboolean spawn(struct disk *disk, const struct disk_spec *spec, struct epoch_id next, const int *fds, const char *plugin, int log_fd,
+                      GError **error)
 {
-	g_autofree char *base = parameter("base", spec->base), *dir = parameter("dir", spec->dir);
+	g_autofree char *base = g_strdup_printf("base=%d", BASE_CHILD_FD), *dir = parameter("dir", spec->dir);
 	g_autofree char *epoch = g_strdup_printf("epoch=%" PRIu64, next.n), *control = g_strdup_printf("control=%d", CONTROL_CHILD_FD);
-	const char *const argv[] = { "nbdkit", "--foreground", "--unix", spec->socket, "--threads", "8", spec->plugin, base, dir, control, epoch,
-		                     NULL };
-	if (!disk_spawn(argv, child_fd, CONTROL_CHILD_FD, log_fd, &disk->pid, error))
+	const char *const argv[] = { "nbdkit", "--foreground", "--unix", spec->socket, "--threads", "8", plugin, base, dir, control, epoch, NULL };
+	if (!disk_spawn(argv, fds, fds[2] >= 0 ? 3 : 2, log_fd, &spec->run_as, &disk->pid, error))
 		return FALSE;
 	disk->pidfd = (int)syscall(SYS_pidfd_open, disk->pid, 0);
 	return disk->pidfd >= 0 ? TRUE : disk_fail_errno(error, errno, "pidfd of nbdkit");
 }
 
+/* A new file under that name; what had it may be a link. */
+static int log_open(const struct disk_spec *spec, GError **error)
+{
+	g_autofree char *path = g_build_filename(spec->dir, "nbdkit.log", NULL);
+	unlink(path);
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	if (fd < 0)
+		disk_fail_errno(error, errno, "%s", path);
+	return fd;
+}
+
+static int base_open(const struct disk_spec *spec, GError **error)
+{
+	int fd = open(spec->base, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		disk_fail_errno(error, errno, "base %s: the agent (user %u) cannot read it", spec->base, (unsigned)geteuid());
+	return fd;
+}
+
 static gboolean launch(struct disk *disk, const struct disk_spec *spec, struct epoch_id next, GError **error)
 {
-	g_autofree char *log_path = g_build_filename(spec->dir, "nbdkit.log", NULL);
-	int pair[2];
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+	g_autofree char *lent = NULL;
+	int pair[2], plugin = -1;
+	if (!identity_lend(&spec->run_as, spec->plugin, &lent, &plugin, error))
+		return FALSE;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		disk_close(&plugin);
 		return disk_fail_errno(error, errno, "socketpair");
+	}
 	disk->control = pair[0];
-	int log_fd = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	gboolean ok = log_fd >= 0 ? spawn(disk, spec, next, pair[1], log_fd, error) : disk_fail_errno(error, errno, "%s", log_path);
+	g_autofree char *there = plugin < 0 ? g_steal_pointer(&lent) : g_strdup_printf("/proc/self/fd/%d", PLUGIN_CHILD_FD);
+	int log_fd = log_open(spec, error), base = log_fd < 0 ? -1 : base_open(spec, error);
+	const int fds[] = { pair[1], base, plugin };
+	gboolean ok = base >= 0 && spawn(disk, spec, next, fds, there, log_fd, error);
 	disk_close(&log_fd);
+	disk_close(&base);
+	disk_close(&plugin);
 	disk_close(&pair[1]);
 	return ok;
 }
@@ -169,12 +201,18 @@ static gboolean wait_ready(struct disk *disk, GError **error)
 	       check_socket(disk, error) && set_timeout(disk->control, ANSWER_TIMEOUT_SECONDS, error);
 }
 
+/* The files before the folder: as long as that is ours nobody can put anything else under their names. */
+static gboolean give_files(const struct disk_spec *spec, GError **error)
+{
+	g_autofree char *overlay = g_build_filename(spec->dir, "overlay", NULL), *map = g_build_filename(spec->dir, "map", NULL);
+	return identity_give(&spec->run_as, overlay, error) && identity_give(&spec->run_as, map, error) &&
+	       identity_folder_own(&spec->run_as, spec->dir, error);
+}
+
 struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GError **error)
 {
-	if (g_mkdir_with_parents(spec->dir, 0700) < 0) {
-		disk_fail_errno(error, errno, "%s", spec->dir);
+	if (!give_files(spec, error))
 		return NULL;
-	}
 	struct disk *disk = g_new0(struct disk, 1);
 	disk->dir = g_strdup(spec->dir);
 	disk->socket = g_strdup(spec->socket);

@@ -22,6 +22,7 @@
 #ifndef VCFT_DISK_DISK_H
 #define VCFT_DISK_DISK_H
 
+#include "base/identity.h"
 #include "base/types.h"
 
 #include <glib.h>
@@ -33,6 +34,7 @@ struct disk_spec {
 	const char *base;       /* raw file */
 	const char *dir;        /* made if missing: overlay, map and logs are kept here */
 	const char *socket;     /* Unix socket for QEMU's NBD client */
+	struct identity run_as; /* of nbdkit; dir and what is in it is given to it. The base is opened by us and handed over (D22) */
 };
 
 /* Start nbdkit on what is in dir (an empty dir: the base as it is); logs found there are dropped. It is killed with the agent, however that

@@ -150,8 +150,8 @@ struct disk_log *epoch_log_view(const char *dir, struct epoch_id epoch, uint64_t
 	g_autofree char *path = epoch_log_path(dir, epoch, "");
 	g_autofree char *index_path = epoch_log_path(dir, epoch, ".idx");
 	struct view *view = g_new0(struct view, 1);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int index_fd = fd < 0 ? -1 : open(index_path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int index_fd = fd < 0 ? -1 : open(index_path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	gboolean ok = index_fd >= 0 ? view_open(view, fd, index_fd, epoch, blocks, error) : disk_fail_errno(error, errno, "cannot open");
 	disk_close(&fd);
 	disk_close(&index_fd);

@@ -4,9 +4,9 @@
  *                                                           ├──► disk_stack (its own lock)
  *   agent ──control socket──► control thread ──► seal … ────┘
  *
- *   nbdkit --foreground -U SOCKET virtcft-disk.so base=RAW dir=DIR control=FD epoch=N
+ *   nbdkit --foreground -U SOCKET virtcft-disk.so base=FD dir=DIR control=FD epoch=N
  *
- *  D5 The base is opened for reading only.   D6 Flush and FUA do nothing.
+ *  D5 The base is a descriptor that the agent has opened, for reading only.   D6 Flush and FUA do nothing.
  *  D16 A rollback waits until no client is connected, 2 s at most, and keeps new ones out while it runs: requests that a dead QEMU left in its
  *      socket never reach the epoch after it.
  *  D17 When the control socket ends, so does the plugin: an agent that is gone leaves no disk behind that could still be written.
@@ -20,6 +20,7 @@
 #include "disk/disk-private.h"
 #include "disk/stack.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -31,8 +32,8 @@
 
 static struct {
 	/* Set while nbdkit configures, one thread. */
-	char *base, *dir;
-	int control;                    /* -1: not given */
+	char *dir;
+	int base, control;              /* -1: not given */
 	uint64_t epoch;
 	struct disk_stack *stack;
 	/* Lock order: clients_lock, then the stack's lock. */
@@ -40,7 +41,7 @@ static struct {
 	pthread_cond_t clients_gone;
 	unsigned clients;               /* clients_lock: connections past the handshake */
 	int told;                       /* last errno that was logged, atomic: a full disk is said once */
-} plugin = { .control = -1, .clients_lock = PTHREAD_MUTEX_INITIALIZER, .clients_gone = PTHREAD_COND_INITIALIZER };
+} plugin = { .base = -1, .control = -1, .clients_lock = PTHREAD_MUTEX_INITIALIZER, .clients_gone = PTHREAD_COND_INITIALIZER };
 
 /* ---- configuration ---- */
 
@@ -52,6 +53,24 @@ static int set_path(char **path, const char *key, const char *value)
 	}
 	*path = nbdkit_realpath(value);   /* logs what is wrong */
 	return *path ? 0 : -1;
+}
+
+static int set_base(const char *value)
+{
+	int fd, flags;
+	if (plugin.base >= 0) {
+		nbdkit_error("base= is given twice");
+		return -1;
+	}
+	if (nbdkit_parse_int("base", value, &fd) < 0)
+		return -1;
+	flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+	if (flags < 0 || (flags & O_ACCMODE) != O_RDONLY) {
+		nbdkit_error("base=%s is not an inherited descriptor, open for reading only", value);
+		return -1;
+	}
+	plugin.base = fd;
+	return 0;
 }
 
 static int set_control(const char *value)
@@ -71,7 +90,7 @@ static int set_control(const char *value)
 static int disk_config(const char *key, const char *value)
 {
 	if (strcmp(key, "base") == 0)
-		return set_path(&plugin.base, key, value);
+		return set_base(value);
 	if (strcmp(key, "dir") == 0)
 		return set_path(&plugin.dir, key, value);
 	if (strcmp(key, "control") == 0)
@@ -84,7 +103,7 @@ static int disk_config(const char *key, const char *value)
 
 static int disk_config_complete(void)
 {
-	const char *missing = !plugin.base ? "base=" : !plugin.dir ? "dir=" : plugin.control < 0 ? "control=" : !plugin.epoch ? "epoch=" : NULL;
+	const char *missing = plugin.base < 0 ? "base=" : !plugin.dir ? "dir=" : plugin.control < 0 ? "control=" : !plugin.epoch ? "epoch=" : NULL;
 	if (!missing)
 		return 0;
 	nbdkit_error("%s is missing%s", missing, strcmp(missing, "epoch=") == 0 ? " or 0" : "");
@@ -106,7 +125,6 @@ static int disk_get_ready(void)
 static void disk_unload(void)
 {
 	disk_stack_close(plugin.stack);
-	free(plugin.base);
 	free(plugin.dir);
 }
 
@@ -295,7 +313,7 @@ static struct nbdkit_plugin registered = {
 	.version = "1",
 	.longname = "VirtCFT disk",
 	.description = "a base image, its committed changes and the writes of open epochs",
-	.config_help = "base=FILE     (required) raw image, never written\n"
+	.config_help = "base=FD       (required) inherited descriptor of the raw image, never written\n"
 	               "dir=DIR       (required) overlay, map and logs\n"
 	               "control=FD    (required) inherited SOCK_SEQPACKET socket to the agent\n"
 	               "epoch=N       (required) the epoch that is open at first",

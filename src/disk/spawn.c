@@ -3,12 +3,15 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 struct order {
 	const char *const *argv;
-	int fd, target_fd, err_fd;
+	const int *fds;
+	unsigned count;
+	int err_fd;
+	const struct identity *who;
+	pid_t parent;
 	pid_t *ret_pid;
 	GError **error;
 	gboolean ok;
@@ -16,21 +19,23 @@ struct order {
 };
 
 /* In the child, between fork and exec: only calls that are safe there. */
-static void die_with_parent(gpointer parent)
+static void become_child(gpointer order)
 {
+	const struct order *o = order;
 	sigset_t none;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != GPOINTER_TO_INT(parent))
-		_exit(127);   /* it died before prctl */
+	if (!identity_become(o->who, SIGKILL) || getppid() != o->parent)
+		_exit(127);   /* no rights may be left over; the parent died before prctl */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);   /* the thread that forked blocks all */
 }
 
 static gboolean carry_out(struct order *o)
 {
+	const int target[DISK_SPAWN_FDS_MAX] = { 3, 4, 5, 6 };
+	o->parent = getpid();
 	return g_spawn_async_with_pipes_and_fds(NULL, o->argv, NULL,
-	                                        G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL, die_with_parent,
-	                                        GINT_TO_POINTER(getpid()), -1, -1, o->err_fd, &o->fd, &o->target_fd, 1, o->ret_pid, NULL,
+	                                        G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL, become_child,
+	                                        o, -1, -1, o->err_fd, o->fds, target, o->count, o->ret_pid, NULL,
 	                                        NULL, NULL, o->error);
 }
 
@@ -58,12 +63,12 @@ static gpointer start_spawner(gpointer unused)
 	return orders;
 }
 
-gboolean disk_spawn(const char *const *argv, int fd, int target_fd, int err_fd, pid_t *ret_pid, GError **error)
+gboolean disk_spawn(const char *const *argv, const int *fds, unsigned count, int err_fd, const struct identity *who, pid_t *ret_pid, GError **error)
 {
 	static GOnce once = G_ONCE_INIT;
 	GAsyncQueue *orders = g_once(&once, start_spawner, NULL);
 	g_autoptr(GAsyncQueue) done = g_async_queue_new();
-	struct order o = { argv, fd, target_fd, err_fd, ret_pid, error, FALSE, done };
+	struct order o = { .argv = argv, .fds = fds, .count = count, .err_fd = err_fd, .who = who, .ret_pid = ret_pid, .error = error, .done = done };
 	g_async_queue_push(orders, &o);
 	g_async_queue_pop(done);
 	return o.ok;

@@ -38,27 +38,26 @@ struct epoch_id disk_stack_epoch(const struct disk_stack *stack) { return epoch_
 
 /* ---- life ---- */
 
-static gboolean open_base(struct disk_stack *stack, const char *base, GError **error)
+static gboolean measure_base(struct disk_stack *stack, GError **error)
 {
-	stack->base_fd = open(base, O_RDONLY | O_CLOEXEC);
-	off_t end = stack->base_fd < 0 ? -1 : lseek(stack->base_fd, 0, SEEK_END);
+	off_t end = lseek(stack->base_fd, 0, SEEK_END);
 	if (end < 0)
-		return disk_fail_errno(error, errno, "base %s", base);
+		return disk_fail_errno(error, errno, "base");
 	struct stat st;
 	if (fstat(stack->base_fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return disk_fail(error, "base %s: neither a file nor a block device", base);
+		return disk_fail(error, "base: neither a file nor a block device");
 	stack->base_bytes = (uint64_t)end;
 	stack->blocks = (stack->base_bytes + DISK_BLOCK_BYTES - 1) / DISK_BLOCK_BYTES;
 	if (stack->blocks == 0 || stack->blocks > EPOCH_LOG_BLOCKS_MAX)
-		return disk_fail(error, "base %s: has %" PRIu64 " bytes; expected 1 byte to 8 TiB", base, stack->base_bytes);
+		return disk_fail(error, "base: has %" PRIu64 " bytes; expected 1 byte to 8 TiB", stack->base_bytes);
 	return TRUE;
 }
 
-static gboolean open_all(struct disk_stack *stack, const char *base, struct epoch_id next, GError **error)
+static gboolean open_all(struct disk_stack *stack, struct epoch_id next, GError **error)
 {
 	if (next.n == 0)
 		return disk_fail(error, "epoch 0 cannot be open; expected 1 or more");
-	if (!open_base(stack, base, error) || !epoch_log_remove_all(stack->dir, error))
+	if (!measure_base(stack, error) || !epoch_log_remove_all(stack->dir, error))
 		return FALSE;
 	stack->overlay = overlay_open(stack->dir, stack->blocks, error);
 	struct epoch_log *log = stack->overlay ? epoch_log_create(stack->dir, next, stack->blocks, error) : NULL;
@@ -78,15 +77,15 @@ static void init_lock(pthread_rwlock_t *lock)
 	pthread_rwlockattr_destroy(&attr);
 }
 
-struct disk_stack *disk_stack_open(const char *base, const char *dir, struct epoch_id next, GError **error)
+struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, GError **error)
 {
 	struct disk_stack *stack = g_new0(struct disk_stack, 1);
 	stack->dir = g_strdup(dir);
-	stack->base_fd = -1;
+	stack->base_fd = base_fd;
 	stack->logs = g_ptr_array_new();
 	stack->trash = g_ptr_array_new_with_free_func((GDestroyNotify)epoch_log_drop);
 	init_lock(&stack->lock);
-	if (open_all(stack, base, next, error)) {
+	if (open_all(stack, next, error)) {
 		disk_stack_tidy(stack);
 		return stack;
 	}

@@ -19,8 +19,9 @@
 
 struct disk_stack;
 
-/* Open what is in dir over base; logs found there are removed; epoch `next` is open. */
-struct disk_stack *disk_stack_open(const char *base, const char *dir, struct epoch_id next, GError **error);
+/* Open what is in dir over base_fd, open for reading (it belongs to the stack from now on, also on error); logs found in dir are removed; epoch
+ * `next` is open. */
+struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, GError **error);
 /* The names of the logs are removed too. */
 void disk_stack_close(struct disk_stack *stack);
 uint64_t disk_stack_blocks(const struct disk_stack *stack);

@@ -4,6 +4,8 @@
  * size come back to a pool. Thread: switch, so the counts are plain numbers. */
 #include "net/net-private.h"
 
+#include "base/must.h"
+
 #include <endian.h>
 #include <string.h>
 
@@ -31,6 +33,7 @@ struct frame *frame_new(struct frame_pool *pool, const void *data, size_t size)
 	f->colour = epoch_of(0);
 	f->network = 0;
 	f->from = (struct host_id){ 0 };
+	f->sender = SENDER_OTHER;
 	f->head_bytes = 0;
 	uint32_t be = htobe32((uint32_t)size);
 	memcpy(f->length, &be, sizeof be);
@@ -66,6 +69,27 @@ void frame_pool_clear(struct frame_pool *pool)
 		g_free(f);
 	}
 	pool->count = 0;
+}
+
+/* ---- shares ---- */
+
+bool share_fits(const struct share *share, size_t limit, const struct frame *frame)
+{
+	size_t cost = frame_cost(frame);
+	return share->bytes + cost <= limit && share->of[frame->sender] + cost <= limit - share->bytes;
+}
+
+void share_take(struct share *share, const struct frame *frame)
+{
+	share->bytes += frame_cost(frame);
+	share->of[frame->sender] += frame_cost(frame);
+}
+
+void share_give(struct share *share, const struct frame *frame)
+{
+	MUST("N8", share->of[frame->sender] >= frame_cost(frame));
+	share->bytes -= frame_cost(frame);
+	share->of[frame->sender] -= frame_cost(frame);
 }
 
 /* ---- rings ---- */

@@ -79,18 +79,6 @@ void mac_unpin_vm(struct mac_table *table, struct vm_id vm)
 	g_hash_table_foreach_remove(table->entries, is_pinned_to, GUINT_TO_POINTER(vm.n));
 }
 
-static gboolean is_learned_at(gpointer key, gpointer value, gpointer port)
-{
-	(void)key;
-	const struct mac_entry *e = value;
-	return !e->pinned && e->port == port;
-}
-
-void mac_forget_port(struct mac_table *table, const struct port *port)
-{
-	table->learned -= g_hash_table_foreach_remove(table->entries, is_learned_at, (gpointer)port);
-}
-
 static gboolean is_learned(gpointer key, gpointer value, gpointer unused)
 {
 	(void)key, (void)unused;

@@ -34,6 +34,7 @@
 #define TUNNEL_RX_BYTES (256u << 10)
 #define SOCKET_SEND_BYTES (1 << 20)                         /* SO_SNDBUF towards a VM */
 #define RECORD_BYTES_MAX (60u << 20)                        /* a channel record must fit one CHANNEL message */
+#define RECORD_BYTES_QUEUED (RECORD_BYTES_MAX - VCFT_NIC_MAX * (4u << 20)) /* for what is not in a socket; there are at most 2 * SOCKET_SEND_BYTES in one */
 #define LEARNED_MAX 8192u
 
 /* ---- loop.c ---------------------------------------------------------------------------------------------------- */
@@ -104,6 +105,7 @@ struct frame {
 	struct epoch_id colour;                 /* N1; FRAME_MARKER: r */
 	uint32_t network;
 	struct host_id from;                    /* the tunnel it came in by; {0}: from this host */
+	uint32_t sender;                        /* the VM, or SENDER_OTHER */
 	struct frame *next_free;
 	uint32_t head_bytes;                    /* of head in use: 0 until the frame first goes into a tunnel */
 	uint8_t head[TUNNEL_HEAD_BYTES];
@@ -112,6 +114,18 @@ struct frame {
 };
 
 struct frame_pool { struct frame *free; unsigned count; };
+
+/* What a frame takes of memory, as queues count it: a frame of 14 bytes is not 14 bytes. */
+static inline size_t frame_cost(const struct frame *f) { return sizeof *f + sizeof(struct frame *) * 2 + f->room; }
+
+/* N8: a bounded buffer shared by senders. A frame is taken if its sender would then have no more than is left free: one sender gets at most half, n
+ * flooding senders at most an (n+1)th each, and there is always room for one that has nothing in it (dynamic thresholds: Choudhury, Hahne 1998). */
+#define SENDER_OTHER VCFT_VM_MAX
+struct share { size_t bytes, of[VCFT_VM_MAX + 1]; };
+
+bool share_fits(const struct share *share, size_t limit, const struct frame *frame);
+void share_take(struct share *share, const struct frame *frame);
+void share_give(struct share *share, const struct frame *frame);
 
 /* A frame with one reference; data NULL: to be filled in. */
 struct frame *frame_new(struct frame_pool *pool, const void *data, size_t size);
@@ -150,11 +164,10 @@ struct mac_table { GHashTable *entries; unsigned learned; };
 void mac_init(struct mac_table *table);
 void mac_clear(struct mac_table *table);
 const struct mac_entry *mac_find(const struct mac_table *table, uint32_t network, const uint8_t mac[static 6]);
-/* Pin or learn; learning never touches what is pinned (N3). */
+/* Pin or learn; learning never touches what is pinned (N3). Only what is outside is learned. */
 void mac_pin(struct mac_table *table, uint32_t network, const uint8_t mac[static 6], struct mac_entry entry);
 void mac_learn(struct mac_table *table, uint32_t network, const uint8_t mac[static 6], struct mac_entry entry);
 void mac_unpin_vm(struct mac_table *table, struct vm_id vm);
-void mac_forget_port(struct mac_table *table, const struct port *port);
 void mac_forget_learned(struct mac_table *table);
 
 /* ---- charge.c -------------------------------------------------------------------------------------------------- */
@@ -182,9 +195,11 @@ struct port {
 	size_t rx_used;
 	/* Towards the VM, in order: [0, sent) written into the socket and perhaps not yet read, [sent, count) not yet written. */
 	struct ring queue;
-	size_t sent, unsent_bytes, written;     /* written: bytes of queue[sent] that the socket has already taken, its length included */
+	struct share unsent;
+	size_t sent, written;                   /* written: bytes of queue[sent] that the socket has already taken, its length included */
 	struct ring held;                       /* colour > epoch */
-	size_t held_bytes;
+	struct share held_share;
+	nsec_t noted;                           /* when the owner was last told something of it */
 	struct ring record;                     /* of epoch - 1 */
 	bool dirty;
 	struct port *next_dirty;
@@ -201,13 +216,15 @@ struct vm {
 	struct port *ports[VCFT_NIC_MAX];
 	enum record_state record;
 	struct epoch_id record_epoch;
-	size_t record_bytes;
+	size_t record_bytes;                    /* of memory, never more than RECORD_BYTES_MAX: so what is encoded is less */
 };
 
 struct uplink {
 	struct source tap;
 	uint32_t network;
+	struct net *net;
 	struct gate *gate;
+	struct share share;                     /* of what the gate holds */
 };
 
 struct network {
@@ -328,6 +345,8 @@ void port_flush(struct net *net, struct port *port);
 void port_read_out(struct net *net, struct port *port);
 /* Number of the first frame of port->queue that the VM has not wholly read. */
 size_t port_first_unread(const struct port *port);
+/* Drop what is not yet in the socket, from number `from` of the queue on. */
+void port_drop_unsent(struct net *net, struct port *port, size_t from);
 /* Offer the held frames again, after the epoch has changed. */
 void port_offer_held(struct net *net, struct port *port);
 /* Reading on or off, by net->state. */
@@ -341,6 +360,8 @@ void record_marker(struct net *net, struct request *request);
 void record_take(struct net *net, struct request *request);
 void record_discard(struct net *net, struct request *request);
 void record_reinject(struct net *net, struct request *request);
+/* The record takes a frame that could as well be dropped. */
+bool record_has_room(const struct net *net, const struct port *port, const struct frame *frame);
 /* A frame older than the port's epoch now is too late: the record it belongs to is complete already (N6). */
 bool record_is_late(const struct net *net, const struct port *port);
 /* Add a frame that has been delivered across the cut (borrows the reference). */

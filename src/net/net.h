@@ -8,13 +8,18 @@
  *  N1 A frame that a VM sends gets the generation and epoch of its port at that moment (its colour).
  *  N2 Paths: port → ports, tunnels, own uplink;  tunnel → ports;  uplink → ports. Never tunnel → tunnel, uplink → tunnel or tunnel → uplink:
  *     no loop, and a frame leaves by the uplink of the host that runs its sender.
- *  N3 The MACs of the cluster's NICs are pinned to their VM's host and port; others are learned; unknown ones are flooded.
+ *  N3 The MACs of the cluster's NICs are pinned to their VM's host and port. A VM sends with the address of its NIC or not at all: forged frames are
+ *     dropped and counted. Only addresses outside are learned, of frames from an uplink; to unknown ones frames are flooded.
  *  N4 Cut of a VM at r (while it is stopped): read out all that it sent (colour r); what it has not yet read of its sockets is added to
  *     its record of r; its ports move to r+1; held frames of colour r+1 are delivered.
  *  N5 Tunnels are FIFO; MARKER(r) goes behind the last frame of colour <= r.
  *  N6 The record of a VM for r is complete when all local VMs have been cut at r and MARKER(r) came from every other host with VMs.
  *  N7 A tunnel is to the host whose certificate is at its other end (base/tls.h): who says that it is host n must hold the certificate of
  *     host n's name. Nobody else is told a byte. Without credentials the word of the other side counts.
+ *  N8 A guest, or a QEMU that was taken over, may send what and as fast as it can, and read nothing. Memory stays bounded: a port has at most
+ *     port_bytes queued, as much held, and its socket's buffer; an uplink held_bytes; a record RECORD_BYTES_MAX; a tunnel's queue see below. In each of
+ *     these the senders share (struct share): one that floods takes no room from one that does not. A checkpoint waits for what a stopped VM has in
+ *     its sockets when it is cut, and for no more.
  *  U1 A frame leaves by an uplink only if its epoch <= released (or the network is `output: immediate`). U2 In arrival order.
  *  U3 A rollback to c drops the held frames of epochs > c and no others.
  *  U4 What came in by an uplink after c, or while the switch stood, is delivered again after a rollback to c.
@@ -46,9 +51,10 @@ struct net_nic_spec { uint32_t network; uint8_t mac[6]; };
 
 /* 0: a default. */
 struct net_limits {
-	size_t held_bytes;      /* most bytes that one uplink holds; beyond it new outgoing frames are dropped (as a full queue does); 64 MiB */
-	size_t port_bytes;      /* most bytes queued for one port, besides its socket's buffer; again as many may be held for it; 4 MiB.
-	                         * A tunnel: four times that. */
+	size_t held_bytes;      /* most bytes of memory that one uplink holds, one sender at most half; beyond it new outgoing frames are dropped (as a full
+	                         * queue does); 64 MiB */
+	size_t port_bytes;      /* most bytes of memory queued for one port, one sender at most half, besides its socket's buffer; again as many may be held
+	                         * for it; 4 MiB. A tunnel: four times that of frames' contents, and as many frames as would be that in memory. */
 };
 
 /* Start the switch and listen for tunnels on address (numeric IPv4; NULL: not at all) and *port (0: any; the port taken is written back). It is
@@ -111,9 +117,9 @@ void net_run(struct net *net);
 /* Send a gratuitous announcement (RARP, source MAC of each local NIC) out of the uplinks. After net_run(). */
 void net_announce(struct net *net);
 
-/* frames: that came in by ports, tunnels and uplinks; dropped: forged, late, of an old generation, or for a full queue; recorded: added to
+/* frames: that came in by ports, tunnels and uplinks; forged: with a source that is not their sender's, or none; dropped: those, late, of an old generation, or for a full queue; recorded: added to
  * channel records; held_*: waiting in the uplinks now; released: written to the uplinks. */
-struct net_stats { uint64_t frames, dropped, recorded, held_frames, held_bytes, released; };
+struct net_stats { uint64_t frames, forged, dropped, recorded, held_frames, held_bytes, released; };
 void net_stats(struct net *net, struct net_stats *ret_stats);
 
 #endif

@@ -10,7 +10,7 @@
  *    never written twice.
  * One connection at a time: a second one waits in the listen queue until the first is gone. A length of 0 or more than VCFT_FRAME_MAX ends
  * the connection: the stream has lost its frames' bounds. Nothing blocks: what the socket does not take waits in the queue, at most
- * limits.port_bytes, then frames are dropped as by any full queue. Thread: switch. */
+ * limits.port_bytes, shared by the senders (N8), then frames are dropped as by any full queue. Thread: switch. */
 #include "net/net-private.h"
 
 #include "base/must.h"
@@ -27,6 +27,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define NOTE_EVERY NSEC_PER_SEC  /* a VM that connects again and again does not fill the log */
+#define BACKLOG 4               /* connections that wait */
 #define WRITE_BATCH 64u         /* frames of one sendmmsg */
 #define TRIM_AT 256u            /* written frames after which it is worth asking which have been read */
 #define ONE_BUFFER 32768u       /* a send() of up to this many bytes makes one buffer */
@@ -57,8 +59,10 @@ static void disconnect(struct net *net, struct port *port, const char *why)
 {
 	if (port->connection.fd < 0)
 		return;
-	if (why)
+	if (why && clock_now() - port->noted >= NOTE_EVERY) {
+		port->noted = clock_now();
 		loop_note(net, "vm %u, nic %u: %s: connection dropped", port->vm.n, port->nic, why);
+	}
 	source_close(net, &port->connection);
 	queue_drop_sent(net, port);
 	port->rx_used = 0;
@@ -119,29 +123,48 @@ static void take_frames(struct net *net, struct port *port)
 		memmove(port->rx, port->rx + at, port->rx_used);
 }
 
-/* One read(); false: there was nothing, or the VM is gone. */
-static bool read_some(struct net *net, struct port *port)
+/* One read(); how many bytes, 0: there was nothing, or the VM is gone. */
+static size_t read_some(struct net *net, struct port *port)
 {
-	ssize_t n = read(port->connection.fd, port->rx + port->rx_used, PORT_RX_BYTES - port->rx_used);
+	ssize_t n;
+	do
+		n = read(port->connection.fd, port->rx + port->rx_used, PORT_RX_BYTES - port->rx_used);
+	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
-		return false;
-	if (n < 0 && errno == EINTR)
-		return true;
+		return 0;
 	if (n <= 0) {
 		disconnect(net, port, NULL);
-		return false;
+		return 0;
 	}
 	port->rx_used += (size_t)n;
 	take_frames(net, port);
-	return true;
+	return (size_t)n;
+}
+
+/* Bytes that wait in the connection. */
+static size_t unread_bytes(const struct port *port)
+{
+	int n = 0;
+	return port->connection.fd >= 0 && ioctl(port->connection.fd, FIONREAD, &n) == 0 && n > 0 ? (size_t)n : 0;
+}
+
+/* N8: the VM is stopped, so what it has sent is there when this begins. One that still sends has been taken over: it is not waited for. The last
+ * read() finds nothing, or the end. */
+static void read_connection_out(struct net *net, struct port *port)
+{
+	size_t left = unread_bytes(port), n;
+	while (port->connection.fd >= 0 && (n = read_some(net, port)) > 0 && n <= left)
+		left -= n;
 }
 
 void port_read_out(struct net *net, struct port *port)
 {
 	/* A VM that has connected and sent while the thread was busy has sent before its cut, too. */
-	while (port->connection.fd >= 0 || accept_next(net, port))
-		if (!read_some(net, port) && port->connection.fd >= 0)
+	for (unsigned i = 0; i <= BACKLOG + 1 && (port->connection.fd >= 0 || accept_next(net, port)); i++) {
+		read_connection_out(net, port);
+		if (port->connection.fd >= 0)
 			return;
+	}
 }
 
 static void port_ready(struct net *net, struct source *source, uint32_t events)
@@ -164,12 +187,12 @@ static void port_ready(struct net *net, struct source *source, uint32_t events)
 bool port_queue(struct net *net, struct port *port, struct frame *frame, bool always)
 {
 	MUST("P1", !frame->coloured || epoch_cmp(frame->colour, port->epoch) <= 0);
-	if (!always && port->unsent_bytes + frame->size > net->limits.port_bytes) {
+	if (!always && !share_fits(&port->unsent, net->limits.port_bytes, frame)) {
 		net->stats.dropped++;
 		return false;
 	}
 	ring_push(&port->queue, frame_ref(frame));
-	port->unsent_bytes += frame->size;
+	share_take(&port->unsent, frame);
 	if (!port->dirty) {
 		port->dirty = true;
 		port->next_dirty = net->dirty_ports;
@@ -180,12 +203,12 @@ bool port_queue(struct net *net, struct port *port, struct frame *frame, bool al
 
 static void hold(struct net *net, struct port *port, struct frame *frame)
 {
-	if (port->held_bytes + frame->size > net->limits.port_bytes) {
+	if (!share_fits(&port->held_share, net->limits.port_bytes, frame)) {
 		net->stats.dropped++;
 		return;
 	}
 	ring_push(&port->held, frame_ref(frame));
-	port->held_bytes += frame->size;
+	share_take(&port->held_share, frame);
 }
 
 void port_offer(struct net *net, struct port *port, struct frame *frame)
@@ -199,7 +222,7 @@ void port_offer(struct net *net, struct port *port, struct frame *frame)
 		port_queue(net, port, frame, false);
 		return;
 	case CUT_DELIVER_AND_RECORD:
-		if (record_is_late(net, port))
+		if (record_is_late(net, port) || !record_has_room(net, port, frame))
 			net->stats.dropped++;
 		else if (port_queue(net, port, frame, false))
 			record_add(net, port, frame);
@@ -215,12 +238,21 @@ void port_offer(struct net *net, struct port *port, struct frame *frame)
 
 void port_offer_held(struct net *net, struct port *port)
 {
-	port->held_bytes = 0;
 	for (size_t left = port->held.count; left; left--) {
 		struct frame *f = ring_pop(&port->held);
+		share_give(&port->held_share, f);
 		port_offer(net, port, f);
 		frame_unref(&net->pool, f);
 	}
+}
+
+void port_drop_unsent(struct net *net, struct port *port, size_t from)
+{
+	MUST("N4", from >= port->sent + (port->written > 0));
+	for (size_t i = from; i < port->queue.count; i++)
+		share_give(&port->unsent, ring_at(&port->queue, i)->frame);
+	net->stats.dropped += port->queue.count - MIN(from, port->queue.count);
+	ring_cut(&net->pool, &port->queue, from);
 }
 
 /* ---- what the VM has read ---- */
@@ -260,7 +292,7 @@ static bool account(struct net *net, struct port *port, size_t n)
 	port->written += n;
 	if (port->written < e->frame->size + 4)
 		return false;
-	port->unsent_bytes -= e->frame->size;
+	share_give(&port->unsent, e->frame);
 	port->written = 0;
 	port->sent++;
 	return true;
@@ -304,9 +336,8 @@ void port_rollback(struct net *net, struct port *port)
 {
 	disconnect(net, port, NULL);
 	ring_clear(&net->pool, &port->queue);
-	port->unsent_bytes = 0;
+	port->unsent = port->held_share = (struct share){ 0 };
 	ring_clear(&net->pool, &port->held);
-	port->held_bytes = 0;
 	port->epoch = net->epoch;
 }
 
@@ -322,7 +353,7 @@ static int listen_unix(const char *path, GError **error)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	(void)unlink(path);
 	/* fchmod before bind: the path never has more rights, and no umask of the process is touched. */
-	if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0) {
+	if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
 		loop_error(error, "%s", path);
 		if (fd >= 0)
 			close(fd);
@@ -358,7 +389,6 @@ static void port_free(struct net *net, struct port *port)
 	disconnect(net, port, NULL);
 	source_close(net, &port->listener);
 	(void)unlink(port->path);
-	mac_forget_port(&net->macs, port);
 	struct port **at = &net->networks[port->network].ports;
 	while (*at != port)
 		at = &(*at)->next;

@@ -45,11 +45,18 @@ void record_add(struct net *net, struct port *port, struct frame *frame)
 	if (vm->record != RECORD_OPEN)
 		return;
 	MUST("N6", vm->record_epoch.n + 1 == port->epoch.n);
-	vm->record_bytes += frame->size + 5;
+	vm->record_bytes += frame_cost(frame);
 	net->stats.recorded++;
 	/* Too large for any message: not kept, so that memory is; record_take() will refuse it. */
 	if (vm->record_bytes <= RECORD_BYTES_MAX)
 		ring_push(&port->record, frame_ref(frame));
+}
+
+/* N8: what a flood has more than that is dropped, neither delivered nor recorded, as by a full queue: no guest can make a record that is refused. */
+bool record_has_room(const struct net *net, const struct port *port, const struct frame *frame)
+{
+	const struct vm *vm = &net->vms[port->vm.n];
+	return vm->record != RECORD_OPEN || vm->record_bytes + frame_cost(frame) <= RECORD_BYTES_QUEUED;
 }
 
 /* ---- N4 ---- */
@@ -63,8 +70,12 @@ static void record_open(struct net *net, struct vm *vm, struct epoch_id r)
 
 static void record_unread(struct net *net, struct port *port)
 {
+	size_t first_unsent = port->sent + (port->written > 0);
 	for (size_t i = port_first_unread(port); i < port->queue.count; i++)
-		record_add(net, port, ring_at(&port->queue, i)->frame);
+		if (i >= first_unsent && !record_has_room(net, port, ring_at(&port->queue, i)->frame))
+			port_drop_unsent(net, port, i);
+		else
+			record_add(net, port, ring_at(&port->queue, i)->frame);
 }
 
 /* A port that is added from now on is in a later epoch than r. */

@@ -10,7 +10,8 @@
  *   FROZEN    what VMs send, what comes from outside and what comes by tunnels for this generation is thrown away; newer is kept.
  *   PLACING   VMs are not read; what comes by tunnels for this generation is kept and delivered by run, behind the records.
  *
- * N1 Only a running switch colours a frame. N3 A frame whose source is pinned somewhere else is forged, or an echo of our own: dropped.
+ * N1 Only a running switch colours a frame. N3 A frame from a port has the port's own address as its source, one from a tunnel that of a NIC of that
+ * host, one from an uplink that of no NIC of the cluster (it may be an echo of our own): all others are dropped.
  * Thread: switch. No VLANs, no spanning tree: the networks of a cluster are trees by N2. */
 #include "net/net-private.h"
 
@@ -18,24 +19,39 @@
 
 #include <string.h>
 
+#define TUNNEL_PORTS 4u         /* a tunnel's queue is as large as that of so many ports */
+
 static const uint8_t *target_of(const struct frame *f) { return f->data; }
 static const uint8_t *source_of(const struct frame *f) { return f->data + 6; }
 static bool is_group(const uint8_t *mac) { return mac[0] & 1; }
 
 /* ---- N3 ---- */
 
-static bool accept_source(struct net *net, const struct frame *f, struct mac_entry here)
+static bool from_own_address(const struct port *port, const struct frame *f) { return !memcmp(source_of(f), port->mac, sizeof port->mac); }
+
+/* Sets the frame's sender. */
+static bool from_host_of_address(const struct net *net, struct frame *f)
 {
-	if (is_group(source_of(f)))
-		return false;
 	const struct mac_entry *e = mac_find(&net->macs, f->network, source_of(f));
-	if (!e || !e->pinned) {
-		mac_learn(&net->macs, f->network, source_of(f), here);
-		return true;
-	}
-	if (e->place != here.place)
+	if (!e || !e->pinned || e->place != MAC_HOST || e->host.n != f->from.n)
 		return false;
-	return here.place == MAC_PORT ? e->vm.n == here.vm.n : here.place == MAC_HOST && e->host.n == here.host.n;
+	f->sender = e->vm.n;
+	return true;
+}
+
+static bool from_outside(struct net *net, const struct frame *f)
+{
+	const struct mac_entry *e = mac_find(&net->macs, f->network, source_of(f));
+	if (is_group(source_of(f)) || (e && e->pinned))
+		return false;
+	mac_learn(&net->macs, f->network, source_of(f), (struct mac_entry){ .place = MAC_UPLINK });
+	return true;
+}
+
+static void forged(struct net *net)
+{
+	net->stats.forged++;
+	net->stats.dropped++;
 }
 
 /* ---- N2 ---- */
@@ -47,10 +63,20 @@ static void to_ports(struct net *net, struct frame *f, const struct port *except
 			port_offer(net, p, f);
 }
 
+/* N8: tunnel_queue() bounds the bytes of the frames' contents; this bounds their number, so that small ones do not take all memory. */
+static void to_host(struct net *net, struct host_id host, struct frame *f)
+{
+	const struct tunnel *t = net->tunnels[host.n];
+	if (t && t->queue.count * frame_cost(f) > TUNNEL_PORTS * net->limits.port_bytes)
+		net->stats.dropped++;
+	else
+		tunnel_queue(net, host, f);
+}
+
 static void to_hosts(struct net *net, struct frame *f)
 {
 	for (host_mask left = net->networks[f->network].hosts; left; left &= left - 1)
-		tunnel_queue(net, host_lowest(left), f);
+		to_host(net, host_lowest(left), f);
 }
 
 static void to_uplink(struct net *net, struct frame *f)
@@ -67,7 +93,7 @@ static void from_port_to(struct net *net, struct port *port, struct frame *f)
 		to_hosts(net, f);
 		to_uplink(net, f);
 	} else if (e->place == MAC_HOST) {
-		tunnel_queue(net, e->host, f);
+		to_host(net, e->host, f);
 	} else if (e->place == MAC_UPLINK) {
 		to_uplink(net, f);
 	} else if (e->port != port) {
@@ -92,21 +118,22 @@ void switch_from_port(struct net *net, struct port *port, struct frame *frame)
 	frame->generation = net->generation;
 	frame->colour = port->epoch;
 	frame->network = port->network;
+	frame->sender = port->vm.n;
 	net->stats.frames++;
-	if (frame->size >= FRAME_LEAST && accept_source(net, frame, (struct mac_entry){ .place = MAC_PORT, .port = port, .vm = port->vm }))
+	if (frame->size >= FRAME_LEAST && from_own_address(port, frame))
 		from_port_to(net, port, frame);
 	else
-		net->stats.dropped++;
+		forged(net);
 	frame_unref(&net->pool, frame);
 }
 
 void switch_from_tunnel(struct net *net, struct frame *frame)
 {
 	net->stats.frames++;
-	if (net->networks[frame->network].known && accept_source(net, frame, (struct mac_entry){ .place = MAC_HOST, .host = frame->from }))
+	if (net->networks[frame->network].known && from_host_of_address(net, frame))
 		inwards(net, frame);
 	else
-		net->stats.dropped++;
+		forged(net);
 	frame_unref(&net->pool, frame);
 }
 
@@ -114,11 +141,11 @@ void switch_from_uplink(struct net *net, struct frame *frame)
 {
 	net->stats.frames++;
 	bool runs = net->state == NET_RUNNING;
-	bool ours = frame->size >= FRAME_LEAST && (!runs || accept_source(net, frame, (struct mac_entry){ .place = MAC_UPLINK }));
+	bool ours = frame->size >= FRAME_LEAST && (!runs || from_outside(net, frame));
 	if (ours)
 		uplink_keep(net, net->networks[frame->network].uplink, frame);
 	else
-		net->stats.dropped++;
+		forged(net);
 	if (ours && runs)
 		inwards(net, frame);
 	frame_unref(&net->pool, frame);

@@ -4,7 +4,8 @@
  *
  * A rollback undoes what the VMs here have heard from outside; so the outside need not wait until its own time-out sends it once more. A frame belongs to the
  * newest epoch that a port of its network is in: one that another port has heard in an older one may hear it twice, which Ethernet allows; none lacks it.
- * U1 is checked again at the one call of write(). An announcement is not the word of any VM: it has epoch 0. Thread: switch. No fragment reassembly. */
+ * What the gate holds is shared by the senders (N8). U1 is checked again at the one call of write(). An announcement is not the word of any VM: it has
+ * epoch 0. Thread: switch. No fragment reassembly. */
 #include "net/net-private.h"
 
 #include "base/must.h"
@@ -20,7 +21,7 @@
 #include <unistd.h>
 
 #define READ_BATCH 64           /* frames read from the TAP in one go */
-#define KEPT_BYTES (4u << 20)   /* of frames that came in (U4, U5) */
+#define KEPT_BYTES (8u << 20)   /* of memory for frames that came in (U4, U5) */
 
 /* ---- out ---- */
 
@@ -49,7 +50,8 @@ static void uplink_flush(struct net *net, struct uplink *up)
 void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 {
 	MUST("N2", frame->from.n == 0);
-	if (gate_send(up->gate, frame, frame->size, frame->colour)) {
+	if (share_fits(&up->share, net->limits.held_bytes, frame) && gate_send(up->gate, frame, frame_cost(frame), frame->colour)) {
+		share_take(&up->share, frame);
 		frame_ref(frame);
 		uplink_flush(net, up);
 	} else {
@@ -94,7 +96,7 @@ void uplink_keep(struct net *net, struct uplink *up, struct frame *frame)
 	struct epoch_id newest = { 0 };
 	for (const struct port *p = net->networks[up->network].ports; p; p = p->next)
 		newest = epoch_cmp(p->epoch, newest) > 0 ? p->epoch : newest;
-	gate_keep(up->gate, frame_ref(frame), frame->size, newest);
+	gate_keep(up->gate, frame_ref(frame), frame_cost(frame), newest);
 }
 
 /* ---- announcement ---- */
@@ -111,6 +113,7 @@ static void announce(struct net *net, struct uplink *up, const uint8_t mac[stati
 	memcpy(b + 22, mac, 6);
 	memcpy(b + 32, mac, 6);
 	struct frame *f = frame_new(&net->pool, b, sizeof b);
+	f->coloured = true;
 	uplink_send(net, up, f);
 	frame_unref(&net->pool, f);
 }
@@ -179,7 +182,14 @@ static int tap_open(const char *name, GError **error)
 	return fd;
 }
 
-static void frame_dropped(void *frame, void *net) { frame_unref(&((struct net *)net)->pool, frame); }
+/* The gate is done with a frame that it held for the outside (which has a colour) or kept of it. */
+static void frame_dropped(void *frame, void *uplink)
+{
+	struct uplink *up = uplink;
+	if (((struct frame *)frame)->coloured)
+		share_give(&up->share, frame);
+	frame_unref(&up->net->pool, frame);
+}
 
 /* An uplink that is added later than others stands where they do. */
 static void catch_up(const struct net *net, struct gate *gate)
@@ -193,7 +203,8 @@ static void catch_up(const struct net *net, struct gate *gate)
 struct uplink *uplink_new(struct net *net, uint32_t network, int fd, bool commit)
 {
 	struct uplink *up = g_new0(struct uplink, 1);
-	struct gate_options options = { !commit, net->limits.held_bytes, KEPT_BYTES, frame_dropped, net };
+	struct gate_options options = { !commit, net->limits.held_bytes, KEPT_BYTES, frame_dropped, up };
+	up->net = net;
 	up->network = network;
 	up->gate = gate_new(&options);
 	catch_up(net, up->gate);

@@ -3,6 +3,8 @@
  * C1 The same spec gives the same devices in the same order, at power-on and when a state is loaded: a device state fits only then.
  * C2 Nothing of the machine's own configuration counts (-no-user-config, -nodefaults).
  * C3 An I/O error stops the VM (werror, rerror): a guest never sees the end of its disk server, it is recovered instead.
+ * C4 QEMU's sandbox is on as far as it goes: no program is started, no right gained, no priority changed, no call made that nobody needs. A
+ *    device in `qemu:` that needs one of these (a helper program) does not work.
  * send-configuration=off and suppress-vmdesc make the file of xen-save-devices-state and an incoming migration the same format. */
 #include "vm/preload/preload.h"
 #include "vm/vm-private.h"
@@ -46,6 +48,7 @@ static void add_machine(GPtrArray *argv, const struct vm_spec *spec, const char 
 	g_autofree char *ram = quoted(spec->ram_path), *name = quoted(spec->name);
 	add(argv, "-no-user-config", NULL);
 	add(argv, "-nodefaults", NULL);
+	add(argv, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 	add(argv, "-display", "none");
 	add(argv, "-S", NULL);
 	add(argv, "-name", "%s", name);

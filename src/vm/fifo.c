@@ -76,8 +76,9 @@ void vm_fifo_discard(struct vm *vm)
 
 gboolean vm_fifo_open(struct vm *vm, GError **error)
 {
-	vm->fifo = open(vm->fifo_path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	if (vm->fifo >= 0 && fcntl(vm->fifo, F_SETPIPE_SZ, FIFO_SMALL) >= 0)
+	struct stat st;
+	vm->fifo = open(vm->fifo_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	if (vm->fifo >= 0 && fstat(vm->fifo, &st) == 0 && S_ISFIFO(st.st_mode) && fcntl(vm->fifo, F_SETPIPE_SZ, FIFO_SMALL) >= 0)
 		return TRUE;
 	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s: %s", vm->fifo_path, g_strerror(errno));
 	return FALSE;
@@ -145,9 +146,9 @@ void vm_fifo_enlarge(struct vm *vm)
 
 gboolean vm_read_state(struct vm *vm, struct capture *c, GError **error)
 {
-	int fd = open(vm->state_path, O_RDONLY | O_CLOEXEC);
+	int fd = open(vm->state_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
-	gboolean ok = fd >= 0 && fstat(fd, &st) == 0 && st.st_size >= 0 && (size_t)st.st_size <= STATE_LARGEST &&
+	gboolean ok = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= 0 && (size_t)st.st_size <= STATE_LARGEST &&
 	              vm_reserve_devices(c, (size_t)st.st_size) && read(fd, c->devices, (size_t)st.st_size) == st.st_size;
 	if (ok)
 		c->devices_bytes = (size_t)st.st_size;

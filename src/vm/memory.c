@@ -42,7 +42,7 @@ gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GE
 		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "RAM of %" G_GUINT64_FORMAT " bytes: not a multiple of the page size", (guint64)bytes);
 		return FALSE;
 	}
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return fail(error, path, "cannot be opened");
 	void *map = settle_size(fd, path, bytes, error) ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;

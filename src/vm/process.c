@@ -7,20 +7,20 @@
 #include <linux/close_range.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define LOG_TAIL 600
 
-struct plan { char **argv, **env; const int *keep; unsigned keep_count; int null, log, report; pid_t parent; };
+struct plan { char **argv, **env; const int *keep; unsigned keep_count; int null, log, report; pid_t parent; const struct identity *who; };
 
 static void keep_descriptors(const struct plan *p)
 {
 	syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC);
 	for (unsigned i = 0; i < p->keep_count; i++)
-		fcntl(p->keep[i], F_SETFD, 0);
+		if (p->keep[i] >= 0)
+			fcntl(p->keep[i], F_SETFD, 0);
 }
 
 /* The child. Never returns; why it could not start goes to `report`. */
@@ -31,10 +31,10 @@ static _Noreturn void become(const struct plan *p)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	setsid();
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != p->parent)
+	bool ready = identity_become(p->who, SIGKILL);
+	if (ready && getppid() != p->parent)
 		_exit(127); /* the parent died before prctl() */
-	if (dup2(p->null, 0) == 0 && dup2(p->log, 1) == 1 && dup2(p->log, 2) == 2) {
+	if (ready && dup2(p->null, 0) == 0 && dup2(p->log, 1) == 1 && dup2(p->log, 2) == 2) {
 		keep_descriptors(p);
 		execve(p->argv[0], p->argv, p->env);
 	}
@@ -81,11 +81,12 @@ static gboolean launch(struct process *process, struct plan *p, GError **error)
 }
 
 gboolean process_start(struct process *process, char **argv, char **env, const int *keep, unsigned keep_count, const char *log_path,
-                       GError **error)
+                       const struct identity *who, GError **error)
 {
-	struct plan p = { .argv = argv, .env = env, .keep = keep, .keep_count = keep_count };
+	struct plan p = { .argv = argv, .env = env, .keep = keep, .keep_count = keep_count, .who = who };
+	unlink(log_path); /* the folder is the child's: what has the name may be a link */
 	p.null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	p.log = open(log_path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	p.log = open(log_path, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
 	gboolean ok = FALSE;
 	if (p.null < 0 || p.log < 0)
 		g_set_error(error, VMM_ERROR, VMM_ERROR_START, "%s: %s", p.null < 0 ? "/dev/null" : log_path, g_strerror(errno));

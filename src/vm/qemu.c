@@ -6,6 +6,8 @@
  * Q5 The tracker counts from before QEMU's first write: the kernel's is set up inside QEMU as RAM is mapped; the comparison takes its copy before
  *    the process starts. Where the kernel's turns out not to work after the start, everything populated is pending as well.
  * Q6 QEMU dies with the thread that called start(): call it from one that lives as long as the agent.
+ * Q7 QEMU runs as spec->run_as (ID1) and in QEMU's own sandbox (command.c). Files of ours that it must read are lent to it where it may not (ID3):
+ *    kernel, initrd, the preloaded library. In its folder nothing is opened by us that is not what we expect there, and no link is followed.
  * NICs and disks connect to their sockets while the process starts: their servers must be there. */
 #include "vm/vm-private.h"
 
@@ -92,18 +94,57 @@ static gboolean open_sockets(struct sockets *s, bool preload, GError **error)
 	return FALSE;
 }
 
-static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets *s, bool incoming, GError **error)
+enum { LENT_KERNEL, LENT_INITRD, LENT_PRELOAD, LENT };
+
+/* Files as QEMU can read them (ID3); fd -1: by their own names. */
+struct lent { char *path[LENT]; int fd[LENT]; };
+
+static void lent_clear(struct lent *lent)
+{
+	for (unsigned i = 0; i < LENT; i++) {
+		g_clear_pointer(&lent->path[i], g_free);
+		if (lent->fd[i] >= 0)
+			close(lent->fd[i]);
+		lent->fd[i] = -1;
+	}
+}
+
+static gboolean lend(const struct vm_spec *spec, struct lent *lent, GError **error)
+{
+	const char *const path[LENT] = { spec->kernel, spec->initrd, spec->preload };
+	for (unsigned i = 0; i < LENT; i++)
+		if (path[i] && !identity_lend(&spec->run_as, path[i], &lent->path[i], &lent->fd[i], error)) {
+			if (error && *error) /* the domain of this folder, the text of that one */
+				(*error)->domain = VMM_ERROR, (*error)->code = VMM_ERROR_START;
+			return FALSE;
+		}
+	return TRUE;
+}
+
+static gboolean spawn(struct vm *vm, const struct vm_spec *given, struct sockets *s, const struct lent *lent, bool incoming, GError **error)
 {
 	g_autofree char *qemu = vm_qemu_path();
 	if (!qemu) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no QEMU found (qemu-system-x86_64)");
 		return FALSE;
 	}
-	g_autofree char *log = g_build_filename(spec->run_dir, "qemu.log", NULL);
-	g_auto(GStrv) argv = vm_command_line(spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", s->qmp[1], incoming);
-	g_auto(GStrv) env = vm_environment(spec, s->tell[1]);
-	const int keep[2] = { s->qmp[1], s->tell[1] };
-	if (!process_start(&vm->process, argv, env, keep, s->tell[1] >= 0 ? 2 : 1, log, error))
+	struct vm_spec spec = *given;
+	spec.kernel = lent->path[LENT_KERNEL];
+	spec.initrd = lent->path[LENT_INITRD];
+	spec.preload = lent->path[LENT_PRELOAD];
+	g_autofree char *log = g_build_filename(spec.run_dir, "qemu.log", NULL);
+	g_auto(GStrv) argv = vm_command_line(&spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", s->qmp[1], incoming);
+	g_auto(GStrv) env = vm_environment(&spec, s->tell[1]);
+	const int keep[] = { s->qmp[1], s->tell[1], lent->fd[LENT_KERNEL], lent->fd[LENT_INITRD], lent->fd[LENT_PRELOAD] };
+	return process_start(&vm->process, argv, env, keep, G_N_ELEMENTS(keep), log, &spec.run_as, error);
+}
+
+static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets *s, bool incoming, GError **error)
+{
+	struct lent lent = { .fd = { -1, -1, -1 } };
+	gboolean ok = lend(spec, &lent, error) && spawn(vm, spec, s, &lent, incoming, error);
+	lent_clear(&lent);
+	if (!ok)
 		return FALSE;
 	close(s->qmp[1]);
 	vm->qmp = qmp_new(s->qmp[0]);
@@ -158,6 +199,16 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	return ok;
 }
 
+/* What is ours in QEMU's folders and must be QEMU's. */
+static gboolean give_files(struct vm *vm, const struct vm_spec *spec, GError **error)
+{
+	int log = spec->run_as.other && spec->console_log ? open(spec->console_log, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600) : -1;
+	if (log >= 0)
+		close(log);
+	return identity_give(&spec->run_as, spec->ram_path, error) && identity_give(&spec->run_as, vm->fifo_path, error) &&
+	       (!spec->console_log || identity_give(&spec->run_as, spec->console_log, error));
+}
+
 static gboolean prepare(struct vm *vm, const struct vm_spec *spec, GError **error)
 {
 	if (!memory_open(&vm->memory, spec->ram_path, spec->memory_bytes, error))
@@ -171,7 +222,7 @@ static gboolean prepare(struct vm *vm, const struct vm_spec *spec, GError **erro
 	unlink(vm->fifo_path);
 	if (mkfifo(vm->fifo_path, 0600) != 0)
 		vm->method = VM_THREE_COMMANDS;
-	return TRUE;
+	return give_files(vm, spec, error);
 }
 
 static void qemu_free(struct vm *vm);

@@ -11,6 +11,7 @@
 #define VCFT_VM_VMM_H
 
 #include "base/clock.h"
+#include "base/identity.h"
 #include "base/pages.h"
 #include "base/types.h"
 
@@ -50,6 +51,7 @@ struct vm_spec {
 	const char *console_log;               /* its output is appended here too */
 	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
 	bool verify;                           /* hash RAM in each capture */
+	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
 };
 
 /* One VM's captured state. Owned by the caller, buffers are used again. */

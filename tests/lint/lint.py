@@ -106,7 +106,7 @@ def check_man():
         yield f'man/virtcft.1:1: options {sorted(described)}, but virtcft has {sorted(options)}'
     for source, manual in (('src/base/config.c', 'man/cluster.yaml.5'), ('src/base/config-agent.c', 'man/virtcftd.8')):
         text = '\n'.join(lines(source))
-        keys = re.findall(r'(?:NAME|TEXT|WORD|LIST|CYAML_FIELD_\w+)\("(\w+)",', text) + re.findall(r'^\t(?:TEXT|PORT)\((\w+)', text, re.M)
+        keys = re.findall(r'(?:NAME|TEXT|WORD|LIST|CYAML_FIELD_\w+)\("(\w+)",', text) + re.findall(r'^\t(?:TEXT|NUMBER)\((\w+)', text, re.M)
         named = {word for line in re.findall(r'^\.(?:It )?Ic (.*)', '\n'.join(lines(manual)), re.M) for word in re.findall(r'\w+', line)}
         for key in dict.fromkeys(keys):
             if key not in named:

@@ -319,6 +319,8 @@ static void test_agent(void)
 	g_assert_cmpstr(a->address, ==, "127.0.0.1");
 	g_assert_cmpstr(a->run_dir, ==, "/run/virtcft");
 	g_assert_cmpuint(a->tunnel_port, ==, 0);
+	g_assert_cmpstr(a->user, ==, "virtcft");
+	g_assert_null(a->control_group);
 	config_agent_free(a);
 	a = read_agent("name: host1\ngroup: corosync\naddress: 10.77.0.1\nram_dir: /x\ntunnel_port: 7000\nplugin_dir: /p\n", NULL);
 	g_assert_cmpstr(a->name, ==, "host1");
@@ -336,6 +338,7 @@ static void test_agent_refused(void)
 		{ "name: x\ngroup: raft\n", ":2: 'group' is 'raft'; expected local or corosync" },
 		{ "address: host1\n", ":1: address 'host1' is no IPv4 address; expected such as 10.77.0.1" },
 		{ "\nrun_dir: run\n", ":2: run_dir 'run' is relative; expected an absolute path" },
+		{ "user_base: 1000\n", ":1: user_base 1000 is in use or too high; expected 65536 to" },
 		{ "tunnel_port: 65536\n", ":1: 'tunnel_port' is '65536'; expected a whole number, 0 to 65535" },
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {

@@ -167,7 +167,8 @@ static void wrong_parameters_are_refused(void)
 {
 	struct setup s;
 	setup_open(&s);
-	g_autofree char *base = g_strconcat("base=", s.base, NULL), *dir = g_strconcat("dir=", s.dir, NULL);
+	const char *base = "base=0"; /* /dev/null */
+	g_autofree char *dir = g_strconcat("dir=", s.dir, NULL);
 	const struct { const char *argument[5]; const char *expect; } cases[] = {
 		{ { base, dir, "control=0", "epoch=1" }, "control=0 is not an inherited SOCK_SEQPACKET socket" },
 		{ { base, dir, "control=x", "epoch=1" }, "control" },
@@ -176,6 +177,7 @@ static void wrong_parameters_are_refused(void)
 		{ { dir, "epoch=1" }, "base= is missing" },
 		{ { base, dir, "epoch=-1" }, "epoch" },
 		{ { base, base, dir }, "base= is given twice" },
+		{ { "base=1", dir }, "base=1 is not an inherited descriptor, open for reading only" },
 		{ { "colour=red" }, "unknown parameter colour=" },
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {

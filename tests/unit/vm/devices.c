@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +53,7 @@ void port_open(struct port *p, const char *dir)
 	g_strlcpy(a.sun_path, p->path, sizeof a.sun_path);
 	p->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	g_assert_cmpint(bind(p->listener, (struct sockaddr *)&a, sizeof a), ==, 0);
+	g_assert_cmpint(chmod(p->path, 0666), ==, 0); /* QEMU may be another user */
 	g_assert_cmpint(listen(p->listener, 4), ==, 0);
 	p->thread = g_thread_new("port", serve, p);
 }
@@ -90,6 +92,7 @@ void disk_open(struct disk_server *d, const char *dir)
 	for (int i = 0; i < 2000 && access(pidfile, F_OK); i++) /* it appears when nbdkit listens */
 		g_usleep(5000);
 	g_assert_cmpint(access(pidfile, F_OK), ==, 0);
+	g_assert_cmpint(chmod(d->path, 0666), ==, 0); /* QEMU may be another user */
 }
 
 void disk_close(struct disk_server *d)

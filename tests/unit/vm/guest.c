@@ -43,6 +43,12 @@ struct guest guest_new(const char *run)
 		.append = g.append, .ram_path = g.ram, .run_dir = g.dir, .console_socket = g.console, .console_log = g.log,
 		.preload = g_getenv("VIRTCFT_PRELOAD"), .verify = true,
 	};
+	/* As the agent does it, where this test is root's and the user is there. */
+	g_autoptr(GError) error = NULL;
+	if (!identity_of_user("virtcft", &g.spec.run_as, NULL))
+		g_test_message("no user virtcft: QEMU runs as root");
+	identity_folder_own(&g.spec.run_as, g.dir, &error);
+	g_assert_no_error(error);
 	return g;
 }
 

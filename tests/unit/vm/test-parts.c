@@ -373,12 +373,14 @@ static void test_whole_state(void)
 
 /* ---- processes ---- */
 
+static const struct identity ourselves;
+
 static void test_process(void)
 {
 	g_autofree char *log = temporary();
 	char *argv[] = { "/bin/sh", "-c", "echo first; echo last >&2; exec sleep 1000", NULL }, *env[] = { "PATH=/bin:/usr/bin", NULL };
 	struct process p = { .pidfd = -1, .log = -1 };
-	g_assert_true(process_start(&p, argv, env, NULL, 0, log, NULL));
+	g_assert_true(process_start(&p, argv, env, NULL, 0, log, &ourselves, NULL));
 	g_autofree char *text = NULL;
 	for (int i = 0; i < 1000 && (!text || !strstr(text, "last")); i++) {
 		g_usleep(2000);
@@ -392,7 +394,7 @@ static void test_process(void)
 	process_end(&p); /* twice does no harm */
 	argv[0] = "/no/such/program";
 	g_autoptr(GError) error = NULL;
-	g_assert_false(process_start(&p, argv, env, NULL, 0, log, &error));
+	g_assert_false(process_start(&p, argv, env, NULL, 0, log, &ourselves, &error));
 	g_assert_error(error, VMM_ERROR, VMM_ERROR_START);
 	g_unlink(log);
 }
