@@ -33,7 +33,7 @@ is_current() {
   for file; do [ -e "$out/$file" ] || return 1; done
 }
 
-mark_current() { echo "$2" > "$out/.$1.key"; }
+mark_current() { echo "$2" > "$out/.$1.key.new" && mv "$out/.$1.key.new" "$out/.$1.key"; }   # by rename: the old file may have other names
 
 # One builder at a time; the lock goes with the process.
 take_lock() {

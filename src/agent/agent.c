@@ -301,12 +301,12 @@ static void on_deliver(struct host_id from, const uint8_t *data, size_t n, void 
 	}
 	if (m->type == MESSAGE_HELLO)
 		on_hello(a, from, m);
-	if (m->type == MESSAGE_CONFIG)
-		on_config(a, m);
-	else if (m->type == MESSAGE_STATS)
+	if (m->type == MESSAGE_STATS)
 		on_stats(a, m);
 	else
 		agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = from, .message = m });
+	if (m->type == MESSAGE_CONFIG)
+		on_config(a, m);
 }
 
 static void say_lost_hosts(struct agent *a, host_mask gone)

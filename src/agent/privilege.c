@@ -1,7 +1,7 @@
 /* privilege.c - see privilege.h.
  *
  *  PV1 No thread or child of the agent has a capability that is not in the table below, or can get one.
- * The table was found by leaving each out and running the lab: what is beside it failed. */
+ * The table is what the comments beside it say; the lab tests run with it. That none can be spared was not tried one by one. */
 #include "agent/privilege.h"
 
 #include <errno.h>

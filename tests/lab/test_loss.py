@@ -297,7 +297,6 @@ def world(shared, request):
             shared.broken()
 
 
-@pytest.mark.skipif(not os.environ.get("VIRTCFT_OPEN_DEFECTS"), reason="open defect: after heal a host may wait for a HELLO for ever (1 run of 3)")
 def test_partition_with_a_way_outside(world, request):
     """P4: a host that is alone runs nothing that the outside could see, although it could reach it; afterwards it takes its place."""
     victim = world.place("left")
