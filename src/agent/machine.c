@@ -423,6 +423,8 @@ static void job_capture(struct machine *m, struct job *job)
 	} else if (g_error_matches(error, VMM_ERROR, VMM_ERROR_STOPPED)) {
 		vmm_qemu.run(m->vm, NULL); /* its disk was full: it tries again what could not be written */
 	}
+	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG))
+		vm_close(m); /* lost: whoever watches its process is told, also when the cluster has given this epoch up before */
 	if (error)
 		say_failed_disks(m, job);
 	post(m, note_new(m, NOTE_CAPTURED, job, error));
