@@ -16,7 +16,7 @@ import subprocess
 
 import vcft
 
-ACT_S = 60                    # limit for what must follow from a fault for certain: an agent that ends, a recovery
+ACT_S = 180                   # limit for what must follow from a fault for certain: an agent that ends, a recovery
 LONG_S = 3.0                  # something stopped or cut for a random time: at most this, which others notice or do not
 
 

@@ -93,10 +93,10 @@ class World:
         run = ["memwriter 300 500", "diskwriter 30 60", f"nonce 10.78.0.1:{7200 + number} 50", *streams_of(name)]
         if name == "a":
             run.append("nc -ll -p 7100 -e cat")
-        return vcft.tiny_vm(name, number, f"host{number}", run, ("lan", "wan"), [n for n in NUMBERS.values() if n != number], memory="96M", disks=[disk])
+        return vcft.tiny_vm(name, number, f"host{number}", run, ("lan", "wan"), [n for n in NUMBERS.values() if n != number], memory="80M", disks=[disk])
 
     def _redis(self):
-        vm = vcft.tiny_vm("redis", REDIS, "host1", streams_of("redis"), ("lan", "wan"), TINY.values(), memory="160M",
+        vm = vcft.tiny_vm("redis", REDIS, "host1", streams_of("redis"), ("lan", "wan"), TINY.values(), memory="128M",
                           disks=[f"{vcft.GUESTS}/demo.raw"])
         return {**vm, "initrd": f"{vcft.GUESTS}/demo-initrd.img", "append": vm["append"] + " net.ifnames=0 vcft.role=redis"}
 
