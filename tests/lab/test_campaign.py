@@ -17,8 +17,11 @@ FAULTS, SEED = 8, 1
 @pytest.mark.limit(900)
 def test_campaign(tiny_guest, demo_guest):
     skip_without_lab()
-    done = subprocess.run([sys.executable, CAMPAIGN, "--faults", str(FAULTS), "--seed", str(SEED), "--out", "campaign-short"], check=False, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        done = subprocess.run([sys.executable, CAMPAIGN, "--faults", str(FAULTS), "--seed", str(SEED), "--out", "campaign-short", "--lab", vcft.LAB_NAME],
+                              check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finally:
+        vcft.Lab(0)("down")
     assert done.returncode == 0, done.stdout
     with open(os.path.join(vcft.REPOSITORY, "build", "campaign-short", "report.json"), encoding="utf-8") as file:
         report = json.load(file)
