@@ -164,7 +164,7 @@ def histories(where, count):
     writing.guarded("reader", writing.read)
     while True:
         report(writing.state)
-        time.sleep(STEP_S)
+        time.sleep(STEP_S)  # the pace of what is told
 
 
 if __name__ == "__main__":
