@@ -1,7 +1,7 @@
 # Thin wrappers: Meson builds, tests/run tests, demo/run shows. Each target installs what it needs (Debian 12, root).
 BUILD ?= build
 
-.PHONY: all deps demo check bench sim fuzz guests clean
+.PHONY: all deps demo check bench sim fuzz campaign guests clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) --quiet
@@ -34,6 +34,10 @@ fuzz: all
 	@for f in $$(ls $(BUILD)/tests/fuzz | grep -x 'fuzz-[a-z-]*'); do name=$${f#fuzz-}; mkdir -p $(BUILD)/fuzz/$$name; echo "$$name:"; \
 	$(BUILD)/tests/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/$$name- \
 	$(BUILD)/fuzz/$$name tests/fuzz/corpus/$$name || exit 1; done
+
+# Real faults on real guests, in the random order that SEED gives.
+campaign: all guests
+	tests/campaign/run --faults $(or $(FAULTS),100) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(BUILD)

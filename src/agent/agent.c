@@ -149,7 +149,9 @@ static void carry_out(struct agent *a, const struct epoch_action *act)
 	case EPOCH_ACT_PLACE: recovery_place(a, act); break;
 	case EPOCH_ACT_RUN: recovery_run(a, act); break;
 	case EPOCH_ACT_FORGET:
+		g_message("the cluster has ended, or goes on without what this host holds: all of it is forgotten");
 		agent_forget(a);
+		g_message("forgotten");
 		events_say(a->events, "cluster-ended", NULL);
 		break;
 	case EPOCH_ACT_LOST: recovery_lost(a, act); break;

@@ -352,6 +352,14 @@ static gboolean stopped(void *user, GError **error)
 	return TRUE;
 }
 
+/* A disk whose nbdkit hangs fails every checkpoint to come: like one that has ended, it is brought back by a recovery. */
+static void say_failed_disks(struct machine *m, const struct job *job)
+{
+	for (unsigned i = 0; i < m->o.config->disk_count; i++)
+		if (m->disk[i] && disk_failed(m->disk[i]))
+			post(m, note_new(m, NOTE_DISK, job, NULL));
+}
+
 /* Two ascending page sets as one; of a page in both, the newer. Arrays of pointers only: contents stay where they are. */
 static void merge_pages(const struct page_set *newer, const struct page_set *older, struct source_pages *out)
 {
@@ -415,6 +423,10 @@ static void job_capture(struct machine *m, struct job *job)
 	} else if (g_error_matches(error, VMM_ERROR, VMM_ERROR_STOPPED)) {
 		vmm_qemu.run(m->vm, NULL); /* its disk was full: it tries again what could not be written */
 	}
+	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG))
+		vm_close(m); /* lost: whoever watches its process is told, also when the cluster has given this epoch up before */
+	if (error)
+		say_failed_disks(m, job);
 	post(m, note_new(m, NOTE_CAPTURED, job, error));
 }
 
@@ -506,6 +518,7 @@ static void job_abort(struct machine *m, struct job *job)
 		if (!disk_merge(m->disk[i], job->epoch, &error)) {
 			g_warning("%s: epoch %" PRIu64 " of the disk: %s", m->o.config->name, job->epoch.n, error->message);
 			g_clear_error(&error);
+			say_failed_disks(m, job);
 		}
 	m->disks_sealed = false;
 }

@@ -6,6 +6,7 @@
  *  D19 A control socket that was once out of step (no answer in time, a wrong one) is closed and not used again: the disk has failed.
  *  D22 nbdkit has no rights of its own: base, control socket and log are descriptors of ours, the plugin is lent where it may not read it (ID3).
  *      What it may have put into dir is opened without following links.
+ * A seal or a rollback has little to do and must not take longer than a command to QEMU may; a commit or merge moves an epoch's blocks.
  * nbdkit's messages are in dir/nbdkit.log, rewritten by each start. */
 #include "base/fault.h"
 #include "disk/control.h"
@@ -25,8 +26,8 @@
 #define CONTROL_CHILD_FD 3      /* the order of spawn() */
 #define BASE_CHILD_FD 4
 #define PLUGIN_CHILD_FD 5
-#define START_TIMEOUT_SECONDS 10
-#define ANSWER_TIMEOUT_SECONDS 60
+#define PROMPT_TIMEOUT_SECONDS 10
+#define MOVE_TIMEOUT_SECONDS 60
 #define LOG_TAIL_BYTES 2000
 
 struct disk {
@@ -91,9 +92,10 @@ static gboolean ask(struct disk *disk, enum control_verb verb, struct epoch_id e
 {
 	struct control_request request = { verb, ++disk->sequence, epoch };
 	struct control_answer a;
+	bool moves = verb == CONTROL_COMMIT || verb == CONTROL_MERGE;
 	if (disk->control < 0)
 		return disk_fail(error, "disk %s: %s: failed before", disk->dir, control_verb_name(verb));
-	if (!exchange(disk, &request, &a, error)) {
+	if (!set_timeout(disk->control, moves ? MOVE_TIMEOUT_SECONDS : PROMPT_TIMEOUT_SECONDS, error) || !exchange(disk, &request, &a, error)) {
 		disk_close(&disk->control);   /* D19 */
 		g_prefix_error(error, "disk %s: %s: ", disk->dir, control_verb_name(verb));
 		return FALSE;
@@ -115,6 +117,7 @@ gboolean disk_commit(struct disk *disk, struct epoch_id r, GError **error) { ret
 gboolean disk_merge(struct disk *disk, struct epoch_id r, GError **error) { return ask(disk, CONTROL_MERGE, r, error); }
 gboolean disk_rollback(struct disk *disk, struct epoch_id c, GError **error) { return ask(disk, CONTROL_ROLLBACK, c, error); }
 
+bool disk_failed(const struct disk *disk) { return disk->control < 0; }
 pid_t disk_pid(const struct disk *disk) { return disk->pid; }
 uint64_t disk_blocks(const struct disk *disk) { return disk->blocks; }
 
@@ -197,8 +200,7 @@ static gboolean check_socket(const struct disk *disk, GError **error)
 /* nbdkit listens before its plugin's control thread exists: a PING that is answered means that QEMU can connect. */
 static gboolean wait_ready(struct disk *disk, GError **error)
 {
-	return set_timeout(disk->control, START_TIMEOUT_SECONDS, error) && ask(disk, CONTROL_PING, epoch_of(0), error) &&
-	       check_socket(disk, error) && set_timeout(disk->control, ANSWER_TIMEOUT_SECONDS, error);
+	return ask(disk, CONTROL_PING, epoch_of(0), error) && check_socket(disk, error);
 }
 
 /* The files before the folder: as long as that is ours nobody can put anything else under their names. */

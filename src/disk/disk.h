@@ -26,6 +26,7 @@
 #include "base/types.h"
 
 #include <glib.h>
+#include <stdbool.h>
 
 struct disk;
 
@@ -42,6 +43,8 @@ struct disk_spec {
 struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GError **error);
 /* SIGKILL, wait for its end, remove socket and logs; overlay and map stay. NULL is allowed. */
 void disk_stop(struct disk *disk);
+/* nbdkit has ended, did not answer in time, or not rightly: every further call on this disk fails (D19). */
+bool disk_failed(const struct disk *disk);
 /* nbdkit's. To be watched with a pidfd; it must not be reaped by others. */
 pid_t disk_pid(const struct disk *disk);
 uint64_t disk_blocks(const struct disk *disk);

@@ -119,3 +119,10 @@ def tiny_guest():
     """The tiny guest is there (built now if not)."""
     subprocess.run([os.path.join(vcft.REPOSITORY, "guests", "build-tiny")], check=True, timeout=300)
     return os.path.join(vcft.GUESTS, "tiny.cpio.gz")
+
+
+@pytest.fixture(scope="session")
+def demo_guest():
+    """The Debian guest is there (built now if not, which takes minutes)."""
+    subprocess.run([os.path.join(vcft.REPOSITORY, "guests", "build-demo")], check=True, timeout=1200)
+    return os.path.join(vcft.GUESTS, "demo.raw")

@@ -99,6 +99,16 @@ def test_cut_and_heal_both_links(lab):
     assert lab.status()["hosts"][2]["links"] == "up"
 
 
+def test_L6_the_outside_keeps_its_address_whichever_host_dies(lab):
+    def address():
+        return lab.outside("cat", "/sys/class/net/br-outside/address")
+
+    before = address()
+    for host in lab.names:
+        lab.kill(host)
+        assert address() == before, host
+
+
 @pytest.mark.hosts(2)
 def test_frames_pass_between_tap_and_outside(lab):
     tap = ("import fcntl,struct,os\n"

@@ -119,7 +119,7 @@ class Loss:
             self.cluster.console(vm).wait_for(r"^tick \d+$", 15, since=self.marks[vm])
         world.mend = lambda: kind.mend(world, self.victim)
         self.moment = kind.strike(world, self.victim)
-        self.recovered = [events.wait_for("recovery-finished", timeout=30, since=self.moment) for events in self.events.values()]
+        self.recovered = [events.wait_for("recovery-finished", timeout=60, since=self.moment) for events in self.events.values()]
 
     def ticks(self, vm):
         """The numbers that the VM has counted on its console since shortly before the loss, on the host where it was then."""
@@ -198,14 +198,14 @@ class Process:
     """A process of one VM: the cluster is recovered in place."""
     host_is_lost = False
 
-    def __init__(self, name, vm, *pgrep):
-        self.name, self.vm, self.pgrep = name, vm, pgrep
+    def __init__(self, name, vm, *pgrep, number="-KILL"):
+        self.name, self.vm, self.pgrep, self.number = name, vm, pgrep, number
 
     def victim(self, world):
         return world.place(self.vm)
 
     def strike(self, world, host):
-        return world.signal(host, "-KILL", *self.pgrep)
+        return world.signal(host, self.number, *self.pgrep)
 
     def mend(self, world, host):
         pass
@@ -218,7 +218,9 @@ LOSSES = [
     Agent("right", "-KILL", "agent-killed"),
     Agent("left", "-STOP", "agent-hangs"),                                  # the watchdog's affair
     Process("qemu-killed", "third", "-f", "^/[^ ]*qemu-system.* -name third "),
+    Process("qemu-hangs", "third", "-f", "^/[^ ]*qemu-system.* -name third ", number="-STOP"),   # QMP does not answer
     Process("nbdkit-killed", "third", "-x", "nbdkit"),
+    Process("nbdkit-hangs", "third", "-x", "nbdkit", number="-STOP"),
     HostCut("left"),
 ]
 

@@ -166,9 +166,9 @@ class Events:
 
     def _read(self):
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith("{") and "event" in (event := json.loads(line)):     # else: why there will be no more
                 with self.changed:
-                    self.list.append(json.loads(line))
+                    self.list.append(event)
                     self.changed.notify_all()
         with self.changed:
             self.ended = True
@@ -261,8 +261,7 @@ class Outside:
     def __init__(self, lab, *arguments):
         self.what = " ".join(arguments)
         self.state = {}
-        self.process = lab.outside_popen("/usr/bin/python3", os.path.join(os.path.dirname(os.path.realpath(__file__)), "outside.py"), *arguments,
-                                         stdin=subprocess.DEVNULL)
+        self.process = lab.outside_popen("/usr/bin/python3", os.path.join(os.path.dirname(os.path.realpath(__file__)), "outside.py"), *arguments)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):

@@ -326,6 +326,23 @@ static void a_dead_nbdkit_is_an_error(void)
 	setup_close(&s);
 }
 
+static void a_hung_nbdkit_is_an_error_once_and_for_all(void)
+{
+	struct setup s;
+	g_autoptr(GError) error = NULL;
+	setup_open(&s);
+	g_assert_false(disk_failed(s.disk));
+	kill(disk_pid(s.disk), SIGSTOP);
+	g_assert_false(disk_seal(s.disk, epoch_of(1), &error));
+	g_assert_nonnull(strstr(error->message, "does not answer"));
+	g_assert_true(disk_failed(s.disk));
+	g_clear_error(&error);
+	kill(disk_pid(s.disk), SIGCONT);
+	g_assert_false(disk_seal(s.disk, epoch_of(1), &error));   /* its late answer is not taken for that of another request */
+	g_assert_nonnull(error);
+	setup_close(&s);
+}
+
 static void a_refusal_leaves_the_disk_usable(void)
 {
 	struct setup s;
@@ -477,6 +494,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/D17-control-ends", ends_with_the_control_socket);
 	g_test_add_func("/disk/D18-outlives-thread", outlives_the_thread_that_started_it);
 	g_test_add_func("/disk/D19-dead-nbdkit", a_dead_nbdkit_is_an_error);
+	g_test_add_func("/disk/D19-hung-nbdkit", a_hung_nbdkit_is_an_error_once_and_for_all);
 	g_test_add_func("/disk/refusal", a_refusal_leaves_the_disk_usable);
 	g_test_add_func("/disk/D16-rollback-waits", rollback_waits_for_clients);
 	g_test_add_func("/disk/base/raw-in-place", raw_is_used_in_place);
