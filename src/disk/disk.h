@@ -11,8 +11,9 @@
  *
  * Full disk: a write that finds no space fails with ENOSPC, nothing that was written before is lost, and the same write passes once there is
  * room. QEMU's `werror=stop,rerror=stop` makes of it a VM that is paused (BLOCK_IO_ERROR with nospace, STOP) and that tries again at the next
- * `cont`; so does a nbdkit that died. A commit needs room in the overlay before it gives the log's back; if there is none it fails and can be
- * asked for again, reads are right all the while.
+ * `cont`; so does a nbdkit that died. Seal and commit need no room: the overlay's is taken by the write (D23), and the files of old logs are used
+ * again (D22). Should a commit fail all the same (a copy-on-write file system) it can be asked for again, reads are right all the while. A merge
+ * needs room; without it the log of the aborted epoch stays beside the next one, and a commit folds both.
  *
  * QEMU: -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=SOCKET,cache.no-flush=on
  *       -device virtio-blk-pci,drive=disk0,werror=stop,rerror=stop

@@ -1,7 +1,7 @@
 /* log-view.c - a sealed log as the agent sees it (rule D9 in log.h), and the names of logs.
  *
  * The header and the index are read, not mapped, and checked before anything is believed; the slots are mapped, read-only. A log whose file
- * is cut short by somebody after the checks would be a SIGBUS: files are 0600 and the plugin never shortens one. */
+ * is cut short by somebody after the checks would be a SIGBUS: files are 0600 and the plugin shortens one only when it may be used again (D22). */
 #include "disk/log.h"
 
 #include "disk/disk-private.h"

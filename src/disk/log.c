@@ -148,10 +148,9 @@ struct epoch_log *epoch_log_create(const char *dir, struct epoch_id epoch, uint6
 	return NULL;
 }
 
-gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error)
+static gboolean rename_to(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error)
 {
 	g_autofree char *path = epoch_log_path(dir, epoch, ""), *index_path = epoch_log_path(dir, epoch, ".idx");
-	MUST("D12", log->path && !epoch_log_sealed(log) && epoch_cmp(epoch, log->epoch) > 0);
 	if (rename(log->path, path) < 0)
 		return disk_fail_errno(error, errno, "%s: cannot rename", log->path);
 	if (rename(log->index_path, index_path) < 0) {
@@ -167,6 +166,30 @@ gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_
 	log->epoch = epoch;
 	log->header->epoch = GUINT64_TO_LE(epoch.n);
 	return TRUE;
+}
+
+gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error)
+{
+	MUST("D12", log->path && !epoch_log_sealed(log) && epoch_cmp(epoch, log->epoch) > 0);
+	return rename_to(log, dir, epoch, error);
+}
+
+/* The header and the first part of the index stay as they are on disk. */
+gboolean epoch_log_recycle(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error)
+{
+	if (!log->path)
+		return disk_fail(error, "a log without a name cannot be used again");
+	MUST("D22", epoch_cmp(epoch, log->epoch) != 0);
+	epoch_log_set_sealed(log, false);
+	log->count = 0;
+	__atomic_store_n(&log->header->count, 0, __ATOMIC_RELEASE);
+	log->room = ROOM_FIRST;
+	int err = ftruncate(log->fd, DISK_BLOCK_BYTES) < 0 || ftruncate(log->index_fd, ROOM_FIRST * sizeof *log->entry) < 0 ? errno : 0;
+	if (!err)
+		err = table_grow(log, log->room);
+	if (err)
+		return disk_fail_errno(error, err, "%s: cannot be used again", log->path);
+	return rename_to(log, dir, epoch, error);
 }
 
 void epoch_log_unlink(struct epoch_log *log)

@@ -16,6 +16,7 @@
  *  D8 An entry is published (count raised) after the slot's contents are written: what count covers is whole.
  *  D9 A reader believes a log only if magic, version, block size, epoch and disk size are as expected, it is sealed, count <= blocks, the
  *     index has count entries, every block is < blocks and there once, and every slot not zero lies within the file.
+ *  D22 A log that is used again keeps its files: a disk that is full can be sealed and committed all the same.
  * No checksum: a log never outlives the process that wrote it (those found at a start are dropped); what goes to backups gets its
  * checksum there. */
 #ifndef VCFT_DISK_LOG_H
@@ -52,6 +53,9 @@ struct epoch_log;
 struct epoch_log *epoch_log_create(const char *dir, struct epoch_id epoch, uint64_t blocks, GError **error);
 /* Give the log, which is not sealed, a later epoch; names that are in the way must have been removed. On error it is as before. */
 gboolean epoch_log_relabel(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error);
+/* Make of a log that nobody needs any more an empty one of another epoch, with what it has on disk: needs no space. Names that are in the way must
+ * have been removed, and views of it freed. On error it is of no use, and to be dropped. */
+gboolean epoch_log_recycle(struct epoch_log *log, const char *dir, struct epoch_id epoch, GError **error);
 /* Remove the names; the log can still be read and written. */
 void epoch_log_unlink(struct epoch_log *log);
 /* Remove the names if that has not been done, and free. NULL is allowed. */

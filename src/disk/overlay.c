@@ -5,6 +5,7 @@
 #include "disk/disk-private.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@ struct overlay {
 	int fd;
 	uint8_t *map;
 	size_t map_bytes;
+	uint8_t *reserved;   /* a bit a block: the file system has given its room (D23) */
 };
 
 static uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -52,6 +54,32 @@ static gboolean open_map(struct overlay *overlay, const char *dir, GError **erro
 	return overlay->map != NULL;
 }
 
+static bool is_reserved(const struct overlay *overlay, uint64_t block)
+{
+	return __atomic_load_n(&overlay->reserved[block / 8], __ATOMIC_RELAXED) >> (block % 8) & 1;
+}
+
+static void set_reserved(struct overlay *overlay, uint64_t block, uint64_t end)
+{
+	for (; block < end; block++)
+		__atomic_fetch_or(&overlay->reserved[block / 8], (uint8_t)(1u << (block % 8)), __ATOMIC_RELAXED);
+}
+
+/* What the file has from before. */
+static gboolean find_reserved(struct overlay *overlay, GError **error)
+{
+	overlay->reserved = calloc(overlay->map_bytes, 1);
+	if (!overlay->reserved)
+		return disk_fail(error, "no memory for a disk of %" PRIu64 " blocks", overlay->blocks);
+	for (off_t start, end = 0; (start = lseek(overlay->fd, end, SEEK_DATA)) >= 0;) {
+		end = lseek(overlay->fd, start, SEEK_HOLE);
+		if (end < 0)
+			return disk_fail_errno(error, errno, "overlay");
+		set_reserved(overlay, (uint64_t)start / DISK_BLOCK_BYTES, MIN(round_up((uint64_t)end, DISK_BLOCK_BYTES) / DISK_BLOCK_BYTES, overlay->blocks));
+	}
+	return TRUE;
+}
+
 struct overlay *overlay_open(const char *dir, uint64_t blocks, GError **error)
 {
 	g_autofree char *path = g_build_filename(dir, "overlay", NULL);
@@ -59,7 +87,7 @@ struct overlay *overlay_open(const char *dir, uint64_t blocks, GError **error)
 	uint64_t bytes = blocks * DISK_BLOCK_BYTES;
 	overlay->blocks = blocks;
 	overlay->fd = open_sized(path, bytes, bytes, error);
-	if (overlay->fd >= 0 && open_map(overlay, dir, error))
+	if (overlay->fd >= 0 && open_map(overlay, dir, error) && find_reserved(overlay, error))
 		return overlay;
 	overlay_close(overlay);
 	return NULL;
@@ -72,6 +100,7 @@ void overlay_close(struct overlay *overlay)
 	if (overlay->map)
 		munmap(overlay->map, overlay->map_bytes);
 	disk_close(&overlay->fd);
+	free(overlay->reserved);
 	g_free(overlay);
 }
 
@@ -80,6 +109,36 @@ int overlay_fd(const struct overlay *overlay) { return overlay->fd; }
 bool overlay_has(const struct overlay *overlay, uint64_t block)
 {
 	return __atomic_load_n(&overlay->map[block / 8], __ATOMIC_ACQUIRE) >> (block % 8) & 1;
+}
+
+/* ---- reserve ---- */
+
+static int take_room(struct overlay *overlay, uint64_t block, uint64_t end)
+{
+	int err;
+	do
+		err = fallocate(overlay->fd, FALLOC_FL_KEEP_SIZE, (off_t)(block * DISK_BLOCK_BYTES), (off_t)((end - block) * DISK_BLOCK_BYTES)) < 0 ? errno : 0;
+	while (err == EINTR);
+	if (err && err != EOPNOTSUPP)
+		return err;
+	set_reserved(overlay, block, end);
+	return 0;
+}
+
+int overlay_reserve(struct overlay *overlay, uint64_t block, uint64_t n)
+{
+	MUST("D23", block <= overlay->blocks && n <= overlay->blocks - block);
+	for (uint64_t end = block + n, stop; block < end; block = stop) {
+		stop = block + 1;
+		if (is_reserved(overlay, block))
+			continue;
+		while (stop < end && !is_reserved(overlay, stop))
+			stop++;
+		int err = take_room(overlay, block, stop);
+		if (err)
+			return err;
+	}
+	return 0;
 }
 
 /* ---- fold ---- */
@@ -99,12 +158,15 @@ static uint64_t fold_run(const struct epoch_log *log, uint64_t i)
 	return run;
 }
 
-static int fold_zero(const struct overlay *overlay, uint64_t at, size_t bytes)
+/* Where nothing is reserved there is a hole, which is zero; if a write reserves it at this moment, it is still. */
+static int fold_zero(const struct overlay *overlay, uint64_t block, uint64_t n)
 {
-	static const uint8_t zeros[FOLD_BLOCKS * DISK_BLOCK_BYTES];
-	if (fallocate(overlay->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) == 0)
-		return 0;
-	return disk_pwrite_all(overlay->fd, zeros, bytes, at);
+	static const uint8_t zeros[DISK_BLOCK_BYTES];
+	int err = 0;
+	for (uint64_t end = block + n; block < end && !err; block++)
+		if (is_reserved(overlay, block))
+			err = disk_pwrite_all(overlay->fd, zeros, sizeof zeros, block * DISK_BLOCK_BYTES);
+	return err;
 }
 
 static int fold_data(const struct overlay *overlay, const struct epoch_log *log, uint64_t from, uint64_t at, size_t bytes, uint8_t *buffer)
@@ -125,7 +187,7 @@ gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GErr
 		MUST("D10", slot.block < overlay->blocks && run <= overlay->blocks - slot.block);
 		uint64_t at = slot.block * DISK_BLOCK_BYTES;
 		size_t bytes = (size_t)(run * DISK_BLOCK_BYTES);
-		int err = slot.zero ? fold_zero(overlay, at, bytes) : fold_data(overlay, log, slot.offset, at, bytes, buffer);
+		int err = slot.zero ? fold_zero(overlay, slot.block, run) : fold_data(overlay, log, slot.offset, at, bytes, buffer);
 		if (err)
 			return disk_fail_errno(error, err, "overlay, block %" PRIu64, slot.block);
 		for (uint64_t b = slot.block; b < slot.block + run; b++)

@@ -3,7 +3,9 @@
  *  D10 A block's bit in the map is set after its contents are in the overlay.
  *  D11 Folding a log again gives the same: a fold that failed half-way (no space) is repaired by doing it once more. Until then the log is
  *      still above the overlay, so that no read sees the half.
- * has() in any thread, fold() in one. */
+ *  D23 A block goes into a log only when the overlay has room for it: a full disk is an error of the guest's own write, never of a commit. Zeros need
+ *      no room: where nothing was reserved there is a hole. What was reserved for a block stays so.
+ * has() in any thread, fold() in one, reserve() in one at a time. Left out: copy-on-write file systems, where reserved room can run out after all. */
 #ifndef VCFT_DISK_OVERLAY_H
 #define VCFT_DISK_OVERLAY_H
 
@@ -17,6 +19,8 @@ void overlay_close(struct overlay *overlay);
 bool overlay_has(const struct overlay *overlay, uint64_t block);
 /* For pread, block i at i * VCFT_PAGE_SIZE. */
 int overlay_fd(const struct overlay *overlay);
+/* D23: 0 or an errno. */
+int overlay_reserve(struct overlay *overlay, uint64_t block, uint64_t n);
 /* Write all blocks of a log. */
 gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GError **error);
 

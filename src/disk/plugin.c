@@ -271,10 +271,10 @@ static int fua_native(void *handle)
 
 /* ---- requests ---- */
 
-static int result(int err, const char *what, uint64_t at)
+static int result(int err, bool writes, const char *what, uint64_t at)
 {
 	if (!err) {
-		if (__atomic_load_n(&plugin.told, __ATOMIC_RELAXED))
+		if (writes && __atomic_load_n(&plugin.told, __ATOMIC_RELAXED))
 			__atomic_store_n(&plugin.told, 0, __ATOMIC_RELAXED);
 		return 0;
 	}
@@ -287,19 +287,19 @@ static int result(int err, const char *what, uint64_t at)
 static int disk_pread(void *handle, void *buf, uint32_t n, uint64_t at, uint32_t flags)
 {
 	(void)handle, (void)flags;
-	return result(disk_stack_read(plugin.stack, buf, n, at), "read", at);
+	return result(disk_stack_read(plugin.stack, buf, n, at), false, "read", at);
 }
 
 static int disk_pwrite(void *handle, const void *buf, uint32_t n, uint64_t at, uint32_t flags)
 {
 	(void)handle, (void)flags;
-	return result(disk_stack_write(plugin.stack, buf, n, at), "write", at);
+	return result(disk_stack_write(plugin.stack, buf, n, at), true, "write", at);
 }
 
 static int disk_zero(void *handle, uint32_t n, uint64_t at, uint32_t flags)
 {
 	(void)handle, (void)flags;
-	return result(disk_stack_zero(plugin.stack, n, at), "zero", at);
+	return result(disk_stack_zero(plugin.stack, n, at), true, "zero", at);
 }
 
 static int disk_flush(void *handle, uint32_t flags)

@@ -181,6 +181,13 @@ int disk_stack_read(struct disk_stack *stack, void *data, size_t n, uint64_t at)
 	return err;
 }
 
+/* D23 */
+static int write_blocks(struct disk_stack *stack, uint64_t block, uint64_t n, const void *data)
+{
+	int err = overlay_reserve(stack->overlay, block, n);
+	return err ? err : epoch_log_write(open_log(stack), block, n, data);
+}
+
 /* Part of one block; data NULL: zeros. */
 static int write_part(struct disk_stack *stack, const uint8_t *data, size_t n, uint64_t at)
 {
@@ -193,7 +200,7 @@ static int write_part(struct disk_stack *stack, const uint8_t *data, size_t n, u
 		memcpy(block + at % DISK_BLOCK_BYTES, data, n);
 	else
 		memset(block + at % DISK_BLOCK_BYTES, 0, n);
-	return epoch_log_write(open_log(stack), number, 1, block);
+	return write_blocks(stack, number, 1, block);
 }
 
 /* Whole blocks go to the log as they are, the parts at both ends by reading their block. */
@@ -206,7 +213,7 @@ static int write_locked(struct disk_stack *stack, const uint8_t *data, uint64_t 
 			done = MIN(DISK_BLOCK_BYTES - skip, n);
 			err = write_part(stack, data, (size_t)done, at);
 		} else if (data) {
-			err = epoch_log_write(open_log(stack), at / DISK_BLOCK_BYTES, whole, data);
+			err = write_blocks(stack, at / DISK_BLOCK_BYTES, whole, data);
 		} else {
 			err = epoch_log_zero(open_log(stack), at / DISK_BLOCK_BYTES, whole);
 		}
@@ -244,7 +251,7 @@ static int sealed_at(const struct disk_stack *stack, struct epoch_id r)
 static struct epoch_log *take_log(struct disk_stack *stack, struct epoch_id e, GError **error)
 {
 	struct epoch_log *spare = g_steal_pointer(&stack->spare);
-	if (spare && epoch_cmp(epoch_log_epoch(spare), e) == 0)
+	if (spare && (epoch_cmp(epoch_log_epoch(spare), e) == 0 || epoch_log_recycle(spare, stack->dir, e, NULL)))
 		return spare;
 	epoch_log_drop(spare);
 	return epoch_log_create(stack->dir, e, stack->blocks, error);
@@ -253,7 +260,8 @@ static struct epoch_log *take_log(struct disk_stack *stack, struct epoch_id e, G
 /* D12: epochs from the open one on were given up before they were sealed: their blocks belong to r. */
 static gboolean skip_to(struct disk_stack *stack, struct epoch_id r, GError **error)
 {
-	g_clear_pointer(&stack->spare, epoch_log_drop);   /* it may have the name */
+	if (stack->spare && !epoch_log_recycle(stack->spare, stack->dir, epoch_next(r), NULL))   /* it may have the name */
+		g_clear_pointer(&stack->spare, epoch_log_drop);
 	return epoch_log_relabel(open_log(stack), stack->dir, r, error);
 }
 
@@ -368,8 +376,7 @@ gboolean disk_stack_rollback(struct disk_stack *stack, struct epoch_id c, GError
 	g_ptr_array_set_size(stack->trash, 0);
 	for (guint i = 0; i < stack->logs->len; i++)
 		epoch_log_unlink(log_at(stack, i));
-	g_clear_pointer(&stack->spare, epoch_log_drop);
-	struct epoch_log *next = epoch_log_create(stack->dir, epoch_next(c), stack->blocks, error);
+	struct epoch_log *next = take_log(stack, epoch_next(c), error);
 	if (!next)
 		return FALSE;
 	restart_from(stack, next);
@@ -378,7 +385,13 @@ gboolean disk_stack_rollback(struct disk_stack *stack, struct epoch_id c, GError
 
 void disk_stack_tidy(struct disk_stack *stack)
 {
+	struct epoch_id wanted = epoch_next(disk_stack_epoch(stack));
+	while (!stack->spare && stack->trash->len) {   /* D22 */
+		stack->spare = g_ptr_array_steal_index(stack->trash, 0);
+		if (!epoch_log_recycle(stack->spare, stack->dir, wanted, NULL))
+			g_clear_pointer(&stack->spare, epoch_log_drop);
+	}
 	g_ptr_array_set_size(stack->trash, 0);
 	if (!stack->spare)
-		stack->spare = epoch_log_create(stack->dir, epoch_next(disk_stack_epoch(stack)), stack->blocks, NULL);
+		stack->spare = epoch_log_create(stack->dir, wanted, stack->blocks, NULL);
 }

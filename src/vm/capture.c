@@ -12,7 +12,8 @@
  *  K3 Pages found by a scan stay pending until a capture has succeeded; only then the set is emptied (V3).
  *  K4 Room for pages and state is made before the VM is stopped, as far as the last capture tells how much. A VM that was restored will
  *     have written little since, so nothing is prepared for all of its RAM: that took the longest part of the first commit after a recovery.
- *  K5 A VM that stands still though it should run is not captured: VMM_ERROR_STOPPED.
+ *  K5 A VM that stands still though it should run is captured as it is if it has powered itself off (V5) or waits for space on its disk: the write
+ *     that waits is in its device state. If QEMU cannot go on with it, it is lost; if somebody has stopped it behind our back, it is not captured.
  *  K6 When many pages are to be expected (the first capture of a VM that was not restored, or after failed ones), they are copied before the
  *     VM is stopped; the scan of the stopped VM then finds what was written since, only that is copied, and the two are put together when
  *     the guest runs again. Only with a tracker that is `live`.
@@ -24,6 +25,7 @@
 #include "vm/copy.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
@@ -210,15 +212,31 @@ static nsec_t pause_since(const struct vm *vm, const struct qmp_events *before)
 /* K5 */
 static gboolean check_running(struct vm *vm, GError **error)
 {
-	if (!vm->ours_to_run || qmp_events(vm->qmp)->running)
+	if (!vm->ours_to_run || vm->off || qmp_events(vm->qmp)->running)
 		return TRUE;
 	json_t *reply = NULL;
 	if (!qmp_command(vm->qmp, "query-status", NULL, clock_now() + VM_COMMAND_TIMEOUT, &reply, error))
 		return FALSE;
 	const char *status = json_string_value(json_object_get(reply, "status"));
-	g_set_error(error, VMM_ERROR, VMM_ERROR_STOPPED, "the VM has stopped by itself: %s", status ? status : "unknown");
+	bool by_itself = status && (!strcmp(status, "io-error") || !strcmp(status, "shutdown") || !strcmp(status, "guest-panicked"));
+	bool broken = status && !strcmp(status, "internal-error");
+	if (!by_itself)
+		g_set_error(error, VMM_ERROR, broken ? VMM_ERROR_GONE : VMM_ERROR_STOPPED, "the VM has been stopped: %s", status ? status : "unknown");
 	json_decref(reply);
-	return FALSE;
+	return by_itself;
+}
+
+/* V5, K5. Had it run until the capture, it runs again: what it has done since is of the next one. */
+static gboolean tell_run(struct vm *vm, struct capture *c, const struct qmp_events *before, GError **error)
+{
+	const struct qmp_events *now = qmp_events(vm->qmp);
+	bool stood = now->resumes == before->resumes;
+	vm->off = vm->off || (stood && now->off);
+	c->run = vm->off ? CAPTURE_OFF : stood && vm->ours_to_run ? CAPTURE_WAITS : CAPTURE_RUNS;
+	if (!vm_reserve_devices(c, c->devices_bytes + 1))
+		return no_memory(error, "the device state");
+	c->devices[c->devices_bytes++] = vm->off;
+	return TRUE;
 }
 
 static bool worth_another_way(const struct vm *vm, const struct job *job, const GError *why)
@@ -266,7 +284,7 @@ gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks
 	if (!capture_by_some_way(vm, &job, error))
 		return FALSE;
 	c->pause = pause_since(vm, &before);
-	return finish(vm, &job, error);
+	return tell_run(vm, c, &before, error) && finish(vm, &job, error);
 }
 
 gboolean vm_dirty(struct vm *vm, struct page_set *set, GError **error)

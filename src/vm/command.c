@@ -5,6 +5,8 @@
  * C3 An I/O error stops the VM (werror, rerror): a guest never sees the end of its disk server, it is recovered instead.
  * C4 QEMU's sandbox is on as far as it goes: no program is started, no right gained, no priority changed, no call made that nobody needs. A
  *    device in `qemu:` that needs one of these (a helper program) does not work.
+ * C5 A guest that powers itself off, or panics, stands still in its QEMU, which goes on: to be captured like any other state. Said behind the
+ *    user's own arguments: a QEMU that ended would be taken for a loss, and be brought back to meet the same end again. A reset goes on.
  * send-configuration=off and suppress-vmdesc make the file of xen-save-devices-state and an incoming migration the same format. */
 #include "vm/preload/preload.h"
 #include "vm/vm-private.h"
@@ -112,6 +114,7 @@ char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char 
 		add_disk(argv, i, &spec->disks[i]);
 	for (const char *const *extra = spec->extra; extra && *extra; extra++)
 		g_ptr_array_add(argv, g_strdup(*extra));
+	add(argv, "-action", "shutdown=pause,panic=pause");
 	if (incoming)
 		add(argv, "-incoming", "defer");
 	g_ptr_array_add(argv, NULL);

@@ -35,6 +35,20 @@ static gboolean settle_size(int fd, const char *path, uint64_t bytes, GError **e
 	return ftruncate(fd, (off_t)bytes) == 0 ? TRUE : fail(error, path, "cannot be sized");
 }
 
+/* R3. What is taken and not yet written is a hole still, for SEEK_DATA. */
+static gboolean reserve(int fd, const char *path, uint64_t bytes, GError **error)
+{
+	int e;
+	do
+		e = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? errno : 0;
+	while (e == EINTR);
+	if (e == 0 || e == EOPNOTSUPP)
+		return TRUE;
+	g_set_error(error, VMM_ERROR, e == ENOSPC ? VMM_ERROR_SPACE : VMM_ERROR_RAM, "RAM file %s: no room for %" G_GUINT64_FORMAT " MiB: %s", path,
+	            (guint64)(bytes >> 20), g_strerror(e));
+	return FALSE;
+}
+
 gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GError **error)
 {
 	*memory = (struct memory){ .fd = -1 };
@@ -45,7 +59,7 @@ gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GE
 	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return fail(error, path, "cannot be opened");
-	void *map = settle_size(fd, path, bytes, error) ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
+	void *map = settle_size(fd, path, bytes, error) && reserve(fd, path, bytes, error) ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
 	if (!map || map == MAP_FAILED) {
 		if (map)
 			fail(error, path, "cannot be mapped");
@@ -95,8 +109,10 @@ void memory_populated(const struct memory *memory, struct page_bits *out)
 
 uint64_t memory_populated_count(const struct memory *memory)
 {
-	struct stat st;
-	return fstat(memory->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 / VCFT_PAGE_SIZE : memory_pages(memory);
+	uint64_t n, sum = 0;
+	for (uint64_t first = 0; (n = memory_data(memory, &first)); first += n)
+		sum += n;
+	return sum;
 }
 
 void memory_prefault(const struct memory *memory)

@@ -1,7 +1,9 @@
-/* memory.h - a guest's RAM: a sparse file on tmpfs, mapped by QEMU and by us.
+/* memory.h - a guest's RAM: a file on tmpfs, mapped by QEMU and by us.
  *
- * R1 A hole of the file is a page of zeros and takes no memory: nothing here reads holes through the mapping, for that would fill them.
+ * R1 A hole of the file is a page of zeros: nothing here reads holes through the mapping, for that would make them pages like any other.
  * R2 An existing file keeps its contents; a file of another size is refused.
+ * R3 Room for all of it is taken from the file system before anybody touches it: a tmpfs that is full is an error here, never a SIGBUS in the
+ *    guest later. What is taken and was never written counts as a hole.
  * One thread at a time. */
 #ifndef VCFT_VM_MEMORY_H
 #define VCFT_VM_MEMORY_H
@@ -22,7 +24,7 @@ uint64_t memory_pages(const struct memory *memory);
 uint64_t memory_data(const struct memory *memory, uint64_t *inout_first);
 /* Add all pages that are not holes. */
 void memory_populated(const struct memory *memory, struct page_bits *out);
-/* Upper bound of the pages that are not holes; fast. */
+/* How many pages are not holes. */
 uint64_t memory_populated_count(const struct memory *memory);
 /* Make our page tables for what is populated, so that copying it takes no faults. */
 void memory_prefault(const struct memory *memory);

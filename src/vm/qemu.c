@@ -261,6 +261,8 @@ static gboolean explained(const struct vm *vm, gboolean ok, GError *why, GError 
 static gboolean qemu_run(struct vm *vm, GError **error)
 {
 	GError *why = NULL;
+	if (vm->off)
+		return TRUE;
 	gboolean ok = vm_command(vm, "cont", NULL, &why);
 	vm->ours_to_run = vm->ours_to_run || ok;
 	return explained(vm, ok, why, error);
@@ -296,6 +298,7 @@ static gboolean qemu_bare_pause(struct vm *vm, nsec_t *ret_pause, GError **error
 	return explained(vm, ok, why, error);
 }
 
+static bool qemu_off(const struct vm *vm) { return vm->off; }
 static uint8_t *qemu_ram(struct vm *vm) { return vm->memory.map; }
 static pid_t qemu_pid(const struct vm *vm) { return vm->process.pid; }
 static const char *qemu_tracker(const struct vm *vm) { return vm->tracker->ops->name; }
@@ -328,6 +331,6 @@ static void qemu_free(struct vm *vm)
 
 const struct vmm vmm_qemu = {
 	.name = "qemu", .start = qemu_start, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
-	.bare_pause = qemu_bare_pause, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
+	.bare_pause = qemu_bare_pause, .off = qemu_off, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
 	.accelerator = qemu_accelerator, .kill = qemu_kill, .free = qemu_free,
 };

@@ -68,6 +68,9 @@ static void take_event(struct qmp_events *e, const char *name, const json_t *mes
 		e->resumes++;
 		e->resume_us = event_time(message);
 		e->running = true;
+		e->off = false;
+	} else if (!strcmp(name, "SHUTDOWN") || !strcmp(name, "GUEST_PANICKED")) {
+		e->off = true;
 	} else if (!strcmp(name, "MIGRATION")) {
 		const char *status = json_string_value(json_object_get(json_object_get(message, "data"), "status"));
 		g_strlcpy(e->migration, status ? status : "", sizeof e->migration);

@@ -18,6 +18,7 @@ struct qmp_events {
 	unsigned stops, resumes;         /* how many STOP and RESUME events came */
 	int64_t stop_us, resume_us;      /* time of the last one */
 	bool running;                    /* the last of them was RESUME */
+	bool off;                        /* the guest has powered itself off, or panicked, and was not started since */
 	char migration[24];              /* status in the last MIGRATION event; "" before */
 };
 

@@ -76,7 +76,10 @@ static gboolean wait_until_loaded(struct vm *vm, nsec_t deadline, GError **error
 
 gboolean vm_load_state(struct vm *vm, const uint8_t *state, size_t bytes, GError **error)
 {
-	if (!vm_state_is_whole(state, bytes) || fault(FAULT_RESTORE_START)) {
+	bool known = bytes > 0 && state[bytes - 1] <= 1;
+	vm->off = known && state[bytes - 1];
+	bytes -= known;
+	if (!known || !vm_state_is_whole(state, bytes) || fault(FAULT_RESTORE_START)) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "the device state is not whole (%zu bytes)", bytes);
 		return FALSE;
 	}

@@ -27,6 +27,7 @@ struct vm {
 	char *fifo_path, *state_path;  /* where QEMU writes its device state: either way of capture.c */
 	int fifo;                      /* our end of the FIFO while a command that writes to it is open; else -1 */
 	bool verify;
+	bool off;                      /* V5 */
 	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
 	bool kvm;
 	bool captured;                 /* at least once, or restored from a capture */

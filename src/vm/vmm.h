@@ -5,6 +5,7 @@
  *  V2 A capture has every page written since the last successful one (or since start), at least: none is missed (P6).
  *  V3 A failed capture leaves the guest running and loses no dirty page: they are in the next capture (P7).
  *  V4 start() with device state puts the VM, paused, into exactly the state in which it was saved, RAM file included.
+ *  V5 That a guest has powered itself off is a part of its state: it is captured like any other, and after start() with that state run() leaves it off.
  *
  * A struct vm is used by one thread at a time (the agent's worker for this VM), except kill() and pid(). */
 #ifndef VCFT_VM_VMM_H
@@ -26,9 +27,10 @@ enum vmm_error {
 	VMM_ERROR_START,     /* the process could not be started, or ended while starting */
 	VMM_ERROR_GONE,      /* the process has ended: the VM is lost */
 	VMM_ERROR_HUNG,      /* no answer in time; the next call waits for it again */
-	VMM_ERROR_STOPPED,   /* the VM has stopped by itself (I/O error, internal error): it will not go on */
+	VMM_ERROR_STOPPED,   /* somebody has stopped the VM behind our back: it is not captured until it goes on */
 	VMM_ERROR_REFUSED,   /* a command was refused */
 	VMM_ERROR_RAM,       /* RAM file or memory of our own */
+	VMM_ERROR_SPACE,     /* the file system of the RAM file has no room for it */
 	VMM_ERROR_TRACK,     /* dirty tracking */
 	VMM_ERROR_STATE,     /* a device state that is not whole */
 };
@@ -54,10 +56,14 @@ struct vm_spec {
 	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
 };
 
+/* How the guest stood when it was captured. WAITS: a write found no space on the host's disk; run() has it tried again. OFF: V5. */
+enum capture_run { CAPTURE_RUNS, CAPTURE_WAITS, CAPTURE_OFF };
+
 /* One VM's captured state. Owned by the caller, buffers are used again. */
 struct capture {
 	struct page_set ram;
-	uint8_t *devices; size_t devices_bytes, devices_room;
+	uint8_t *devices; size_t devices_bytes, devices_room;   /* QEMU's, and a byte: 1 if it is off, else 0 (docs/format.md) */
+	enum capture_run run;
 	uint64_t ram_hash[2];                  /* XXH3-128 of all RAM while paused, if verify; else 0 */
 	nsec_t pause;                          /* guest stopped: from QEMU's own STOP and RESUME times */
 	nsec_t scan, copy;                     /* parts of it */
@@ -74,7 +80,7 @@ struct vmm {
 	const char *name;
 	/* Start the process, paused. state NULL: power-on; else the device state that belongs to the RAM file (V4). */
 	struct vm *(*start)(const struct vm_spec *spec, const uint8_t *state, size_t state_bytes, GError **error);
-	/* Let it run. */
+	/* Let it run, unless it is off (V5). */
 	gboolean (*run)(struct vm *vm, GError **error);
 	/* Stop it (used when a generation ends). */
 	gboolean (*pause)(struct vm *vm, GError **error);
@@ -85,6 +91,8 @@ struct vmm {
 	gboolean (*dirty)(struct vm *vm, struct page_set *set, GError **error);
 	/* The mere stop + device-state save + cont, by the three commands, as a yardstick: ns of freeze. */
 	gboolean (*bare_pause)(struct vm *vm, nsec_t *ret_pause, GError **error);
+	/* It has powered itself off, as of its start or the last capture (V5). */
+	bool (*off)(const struct vm *vm);
 	/* RAM as mapped by the agent: memory_bytes bytes, shared with the guest. */
 	uint8_t *(*ram)(struct vm *vm);
 	pid_t (*pid)(const struct vm *vm);

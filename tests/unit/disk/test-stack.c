@@ -9,6 +9,7 @@
 #include <glib/gstdio.h>
 
 #include <pthread.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
 
@@ -391,7 +392,19 @@ static void no_space_fails_and_retry_passes(void)
 	disk_stack_close(stack);
 }
 
-/* D14 on a file system that is really full: requests fail with ENOSPC, nothing that was written is lost, all goes on when there is room. */
+/* Take all the space that is left. */
+static void fill(const char *dir)
+{
+	static const uint8_t block[DISK_BLOCK_BYTES];
+	g_autofree char *path = g_build_filename(dir, "filler", NULL);
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+	while (write(fd, block, sizeof block) > 0)
+		;
+	close(fd);
+}
+
+/* D14, D22, D23 on a file system that is really full: writes fail with ENOSPC, nothing that was written is lost; what was written is committed, and
+ * epochs go on; all goes on when there is room. */
 static void full_file_system_here(void)
 {
 	g_autoptr(scratch) dir = scratch_new();
@@ -409,18 +422,29 @@ static void full_file_system_here(void)
 	do
 		memset(data, (int)n % 200 + 1, sizeof data);
 	while (disk_stack_write(stack, data, sizeof data, n * DISK_BLOCK_BYTES) == 0 && ++n < 1024);
-	g_assert_cmpuint(n, >, 100);
-	g_assert_cmpuint(n, <, 256);
-	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL));
-	g_assert_cmpuint(count, ==, n);
-	g_assert_false(disk_stack_commit(stack, epoch_of(1), &error));
-	assert_error_has(error, "No space left");
-	disk_stack_tidy(stack);
+	g_assert_cmpuint(n, >, 50);
+	g_assert_cmpuint(n, <, 128);
+	fill(small);
+	for (uint64_t r = 1; r < 9; r++) {
+		if (r == 3)                 /* given up before it is sealed */
+			continue;
+		g_assert_true(disk_stack_seal(stack, epoch_of(r), &count, &error));
+		g_assert_cmpuint(count, ==, r == 1 ? n : 0);
+		if (r == 5)
+			g_assert_true(disk_stack_merge(stack, epoch_of(r), &error));
+		else
+			g_assert_true(disk_stack_commit(stack, epoch_of(r), &error));
+		disk_stack_tidy(stack);
+		fill(small);                /* what a commit gave back somebody else takes */
+		g_assert_cmpint(disk_stack_write(stack, data, sizeof data, (n + 1) * DISK_BLOCK_BYTES), ==, ENOSPC);
+	}
+	g_assert_true(disk_stack_rollback(stack, epoch_of(8), &error));
 	for (unsigned b = 0; b < n; b++)
 		g_assert_cmpint(read_byte(stack, b), ==, (int)b % 200 + 1);
 	g_assert_cmpint(mount("none", small, "tmpfs", MS_REMOUNT, "size=8m"), ==, 0);
 	g_assert_cmpint(disk_stack_write(stack, data, sizeof data, n * DISK_BLOCK_BYTES), ==, 0);
-	g_assert_true(disk_stack_commit(stack, epoch_of(1), NULL));
+	g_assert_true(disk_stack_seal(stack, epoch_of(9), &count, NULL));
+	g_assert_true(disk_stack_commit(stack, epoch_of(9), NULL));
 	for (unsigned b = 0; b <= n; b++)
 		g_assert_cmpint(read_byte(stack, b), ==, (int)b % 200 + 1);
 	disk_stack_close(stack);

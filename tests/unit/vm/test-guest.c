@@ -91,7 +91,8 @@ static void oracle_capture(struct oracle *o, struct capture *c)
 	g_assert_true(memcmp(o->image, o->truth, o->guest->spec.memory_bytes) == 0);
 	g_assert_cmpuint(c->ram_hash[0], ==, o->hash[0]);
 	g_assert_cmpuint(c->ram_hash[1], ==, o->hash[1]);
-	g_assert_true(vm_state_is_whole(c->devices, c->devices_bytes));
+	g_assert_true(vm_state_is_whole(c->devices, c->devices_bytes - 1));
+	g_assert_cmpuint(c->devices[c->devices_bytes - 1], ==, c->run == CAPTURE_OFF);
 	g_assert_cmpint(c->pause > 0, ==, o->guest->vm->ours_to_run);
 }
 
@@ -553,6 +554,50 @@ static void test_v4_torn_state(void)
 	guest_stop(&g);
 }
 
+/* ---- a guest that ends ---- */
+
+/* It may still be on its way. */
+static void capture_until_off(struct guest *g, struct capture *c)
+{
+	nsec_t end = clock_now() + 60 * NSEC_PER_SEC;
+	do {
+		g_assert_cmpint(clock_now(), <, end);
+		qmp_poll(g->vm->qmp, clock_now() + NSEC_PER_SEC);
+		guest_capture(g, c, NULL, NULL);
+	} while (c->run != CAPTURE_OFF);
+}
+
+/* A power-off is captured and restored; who is off is not run. A reset goes on. */
+static void test_v5_off(void)
+{
+	if (!guest_requires())
+		return;
+	struct guest g = guest_new(NULL);
+	struct capture c = { 0 };
+	guest_boot(&g);
+	guest_capture(&g, &c, NULL, NULL);
+	g_assert_cmpint(c.run, ==, CAPTURE_RUNS);
+	guest_type(&g, "true");
+	g_assert_true(vm_command(g.vm, "system_reset", NULL, NULL));
+	g_free(guest_expect(&g, "VCFT-GUEST-READY"));
+	guest_capture(&g, &c, NULL, NULL);
+	g_assert_cmpint(c.run, ==, CAPTURE_RUNS);
+	guest_type(&g, "(sleep 1; poweroff -f) >/dev/null 2>&1 &");
+	capture_until_off(&g, &c);
+	g_assert_true(vmm_qemu.off(g.vm));
+	guest_capture(&g, &c, NULL, NULL);
+	g_assert_cmpuint(c.ram.count, ==, 0);
+	guest_kill(&g);
+	guest_start(&g, c.devices, c.devices_bytes);
+	guest_run(&g);
+	g_assert_true(vmm_qemu.off(g.vm));
+	g_assert_false(qmp_events(g.vm->qmp)->running);
+	guest_capture(&g, &c, NULL, NULL);
+	g_assert_cmpint(c.run, ==, CAPTURE_OFF);
+	capture_free(&c);
+	guest_stop(&g);
+}
+
 /* ---- the process ---- */
 
 static void test_kill(void)
@@ -643,6 +688,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/guest/V4-restore-two-cpus", test_v4_restore_two_cpus);
 	g_test_add_func("/vm/guest/V4-nic-and-disk", test_v4_nic_and_disk);
 	g_test_add_func("/vm/guest/V4-torn-state", test_v4_torn_state);
+	g_test_add_func("/vm/guest/V5-off", test_v5_off);
 	g_test_add_func("/vm/guest/kill", test_kill);
 	g_test_add_func("/vm/guest/refused-arguments", test_refused_arguments);
 	g_test_add_func("/vm/guest/dies-with-us", test_dies_with_us);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,6 +67,31 @@ static char *temporary(void)
 	g_assert_cmpint(fd, >=, 0);
 	close(fd);
 	return path;
+}
+
+/* R3: a tmpfs that is too small is an error before anything is touched. */
+static void test_memory_space(void)
+{
+	if (geteuid() != 0) {
+		g_test_skip("must run as root");
+		return;
+	}
+	struct memory m;
+	g_autoptr(GError) error = NULL;
+	g_autofree char *dir = g_dir_make_tmp("vcft-space-XXXXXX", NULL), *path = g_build_filename(dir, "ram", NULL);
+	g_assert_cmpint(mount("tmpfs", dir, "tmpfs", 0, "size=1m"), ==, 0);
+	bool small = memory_open(&m, path, 512 << 10, &error);
+	uint64_t first = 0, data = small ? memory_data(&m, &first) : 1;
+	memory_close(&m);
+	g_unlink(path);
+	bool large = memory_open(&m, path, 2 << 20, &error);
+	memory_close(&m);
+	g_assert_cmpint(umount2(dir, MNT_DETACH), ==, 0);
+	g_rmdir(dir);
+	g_assert_true(small);
+	g_assert_cmpuint(data, ==, 0);      /* taken, and a hole still */
+	g_assert_false(large);
+	g_assert_error(error, VMM_ERROR, VMM_ERROR_SPACE);
 }
 
 static void test_memory_size(void)
@@ -404,6 +430,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/vm/parts/bits", test_bits);
 	g_test_add_func("/vm/parts/R2-memory-size", test_memory_size);
+	g_test_add_func("/vm/memory/R3-space", test_memory_space);
 	g_test_add_func("/vm/parts/R1-holes", test_r1_holes);
 	g_test_add_func("/vm/parts/T1-compare", test_t1_compare);
 	g_test_add_func("/vm/parts/K6-merge", test_k6_merge);

@@ -1,0 +1,212 @@
+/* machine-place.c - a recovery of one VM on its host: stand still, say what is held, be at c, run; see machine-private.h. Thread: the worker. */
+#include "agent/machine-private.h"
+
+#include "base/must.h"
+
+#include <gio/gio.h>
+#include <glib/gstdio.h>
+#include <inttypes.h>
+
+#define FILL_BYTES (2u << 20)       /* per epoch while a backup is being filled: what a commit may be longer for it */
+
+void job_pause(struct machine *m, struct job *job)
+{
+	(void)job;
+	g_autoptr(GError) error = NULL;
+	if (m->vm && !vmm_qemu.pause(m->vm, &error)) {
+		g_message("%s: cannot be paused (%s), killed", m->o.config->name, error->message);
+		vm_close(m);
+	}
+}
+
+void job_hold(struct machine *m, struct job *job)
+{
+	struct note *n = note_new(m, NOTE_HELD, job, NULL);
+	n->holding.vm = m->o.id;
+	if (m->shadow) {
+		n->holding.image = image_epoch(m->shadow);
+		n->holding.complete = epoch_of(1); /* a shadow always has all pages */
+		n->holding.live = true;
+		if (m->pending && __atomic_load_n(&m->stored, __ATOMIC_ACQUIRE))
+			n->holding.staged = m->pending_epoch;
+	}
+	note_post(m, n);
+}
+
+/* Bring live RAM back to the shadow (A3). The VM is paused, or dead: then dirty() names all pages, or fails, and all are compared. */
+static void restore_ram(struct machine *m)
+{
+	g_autoptr(GError) error = NULL;
+	struct page_set dirty = { 0 };
+	uint8_t *live = vmm_qemu.ram(m->vm);
+	if (vmm_qemu.dirty(m->vm, &dirty, &error)) {
+		image_restore_ram(m->shadow, live, &dirty);
+		image_restore_ram(m->shadow, live, &m->capture.ram);
+		image_restore_ram(m->shadow, live, &m->carry);
+	} else {
+		g_message("%s: %s; all pages are compared", m->o.config->name, error->message);
+		image_restore_ram(m->shadow, live, NULL);
+	}
+	page_set_free(&dirty);
+}
+
+static char *new_ram_path(struct machine *m, struct generation g)
+{
+	return g_strdup_printf("%s/%s/ram.%" PRIu64, m->o.agent->ram_dir, m->o.config->name, g.n);
+}
+
+static void forget_pending(struct machine *m, struct epoch_id c)
+{
+	if (m->pending && epoch_cmp(m->pending_epoch, c) == 0) {
+		source_commit(m->source, c);
+		m->capture.ram.count = m->carry.count = 0;
+	} else if (m->pending) {
+		source_abort(m->source, m->pending_epoch);
+	}
+	m->pending = false;
+	loans_end(m);
+}
+
+/* An nbdkit that has ended took the logs along: where the overlay is at c nothing else is needed, and disks_start() makes a new one. */
+static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError **error)
+{
+	g_autoptr(GError) why = NULL;
+	if (!m->disk[i])
+		return true;
+	if (disk_rollback(m->disk[i], c, &why)) {
+		m->disk_at[i] = c;
+		return true;
+	}
+	if (epoch_cmp(m->disk_at[i], c)) {
+		g_propagate_error(error, g_steal_pointer(&why));
+		return false;
+	}
+	g_message("%s: %s; started anew", m->o.config->name, why->message);
+	disk_stop(g_steal_pointer(&m->disk[i]));
+	return true;
+}
+
+static bool disks_rollback(struct machine *m, struct epoch_id c, GError **error)
+{
+	for (unsigned i = 0; i < m->o.config->disk_count; i++)
+		if (!disk_back(m, i, c, error))
+			return false;
+	return true;
+}
+
+/* From what this machine has: roll back to c. */
+static bool place_back(struct machine *m, struct epoch_id c, GError **error)
+{
+	forget_pending(m, c);
+	MUST("E7", epoch_cmp(image_epoch(m->shadow), c) == 0);
+	if (m->vm)
+		restore_ram(m);
+	else if (g_unlink(m->ram_path), !image_copy_ram(m->shadow, m->ram_path, error))
+		return false;
+	vm_close(m);
+	return disks_rollback(m, c, error);
+}
+
+/* From the image that a backup held. */
+static bool place_image(struct machine *m, struct generation g, struct image *image, GError **error)
+{
+	m->shadow = image;
+	m->ram_path = new_ram_path(m, g);
+	g_unlink(m->ram_path);
+	return image_copy_ram(image, m->ram_path, error);
+}
+
+/* Power-off state: disks as their bases are, RAM empty. */
+static bool place_fresh(struct machine *m, struct generation g, GError **error)
+{
+	uint64_t blocks[VCFT_DISK_MAX] = { 0 };
+	g_autofree char *log = console_log_path(m);
+	parts_close(m);
+	g_unlink(log); /* a new life has a new log */
+	if (m->shadow)
+		image_remove(g_steal_pointer(&m->shadow));
+	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
+		g_autofree char *dir = disk_folder(m, i);
+		for (unsigned f = 0; f < 2; f++) {
+			g_autofree char *file = g_build_filename(dir, f ? "map" : "overlay", NULL);
+			g_unlink(file);
+		}
+	}
+	if (!disks_start(m, epoch_of(0), error))
+		return false;
+	for (unsigned i = 0; i < m->o.config->disk_count; i++)
+		blocks[i] = disk_blocks(m->disk[i]);
+	machine_image_spec_clear(&m->spec);
+	machine_image_spec(m->o.agent, m->o.config, blocks, &m->spec);
+	m->spec.disks_writable = false;
+	g_unlink(m->spec.ram_path);
+	m->shadow = image_open(&m->spec, error);
+	if (m->ram_path)
+		g_unlink(m->ram_path);
+	g_free(m->ram_path);
+	m->ram_path = new_ram_path(m, g);
+	return m->shadow != NULL;
+}
+
+/* Who may do what in the folders (A4). */
+static bool make_dirs(struct machine *m, GError **error)
+{
+	const struct config_agent *a = m->o.agent;
+	g_autofree char *ram = g_build_filename(a->ram_dir, m->o.config->name, NULL);
+	g_autofree char *vms = g_build_filename(a->state_dir, "vms", NULL), *vm = g_build_filename(vms, m->o.config->name, NULL);
+	g_autofree char *console = g_build_filename(a->state_dir, "console", NULL);
+	return identity_folder_closed(&m->who, ram, error) && identity_folder_open(vms, error) && identity_folder_closed(&m->who, vm, error) &&
+	       identity_folder_open(console, error);
+}
+
+static bool place(struct machine *m, struct job *job, GError **error)
+{
+	bool ok = false;
+	if (!make_dirs(m, error))
+		return false;
+	if (job->epoch.n == 0)
+		ok = place_fresh(m, job->generation, error);
+	else if (job->image)
+		ok = place_image(m, job->generation, g_steal_pointer(&job->image), error);
+	else if (m->shadow)
+		ok = place_back(m, job->epoch, error);
+	else
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no image on this host");
+	if (!ok || !disks_start(m, job->epoch, error))
+		return false;
+	m->carry.count = m->capture.ram.count = 0;
+	m->vm = vm_start(m, job->epoch, error);
+	if (!m->vm)
+		return false;
+	if (!m->source) {
+		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,
+		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES };
+		struct source_callbacks callbacks = { on_stored };
+		m->source = source_new(&o, m->shadow, &callbacks, m);
+	}
+	return true;
+}
+
+void job_place(struct machine *m, struct job *job)
+{
+	GError *error = NULL;
+	m->generation = job->generation;
+	bool ok = place(m, job, &error);
+	struct note *n = note_new(m, NOTE_PLACED, job, error);
+	if (ok) {
+		n->pid[0] = vmm_qemu.pid(m->vm);
+		for (unsigned i = 0; i < m->o.config->disk_count; i++)
+			n->pid[1 + i] = disk_pid(m->disk[i]);
+	}
+	note_post(m, n);
+}
+
+void job_run(struct machine *m, struct job *job)
+{
+	GError *error = NULL;
+	if (!m->vm)
+		g_set_error(&error, G_IO_ERROR, G_IO_ERROR_FAILED, "the VM is gone");
+	else if (vmm_qemu.run(m->vm, &error))
+		net_reinject(m->o.net, m->o.id, image_record(m->shadow), &error);
+	note_post(m, note_new(m, NOTE_RAN, job, error));
+}
