@@ -9,19 +9,20 @@
 #include <endian.h>
 #include <string.h>
 
-#define POOL_ROOM 2048u         /* bytes of data of a pooled frame */
-#define POOL_KEEP 4096u
+#define POOL_KEEP 4096u         /* frames of each size */
+#define RING_KEEP 4096u         /* entries that an empty ring keeps */
 
 _Static_assert(offsetof(struct frame, data) == offsetof(struct frame, length) + 4, "a port writes length and data in one piece");
 
 struct frame *frame_new(struct frame_pool *pool, const void *data, size_t size)
 {
-	struct frame *f = pool->free;
-	if (size <= POOL_ROOM && f) {
-		pool->free = f->next_free;
-		pool->count--;
+	unsigned kind = size > FRAME_SMALL;
+	struct frame *f = pool->free[kind];
+	if (size <= FRAME_USUAL && f) {
+		pool->free[kind] = f->next_free;
+		pool->count[kind]--;
 	} else {
-		size_t room = size <= POOL_ROOM ? POOL_ROOM : size;
+		size_t room = size <= FRAME_SMALL ? FRAME_SMALL : size <= FRAME_USUAL ? FRAME_USUAL : size;
 		f = g_malloc(sizeof *f + room);
 		f->room = (uint32_t)room;
 	}
@@ -52,23 +53,26 @@ void frame_unref(struct frame_pool *pool, struct frame *frame)
 {
 	if (--frame->refs)
 		return;
-	if (frame->room != POOL_ROOM || pool->count >= POOL_KEEP) {
+	unsigned kind = frame->room > FRAME_SMALL;
+	if (frame->room > FRAME_USUAL || pool->count[kind] >= POOL_KEEP) {
 		g_free(frame);
 		return;
 	}
-	frame->next_free = pool->free;
-	pool->free = frame;
-	pool->count++;
+	frame->next_free = pool->free[kind];
+	pool->free[kind] = frame;
+	pool->count[kind]++;
 }
 
 void frame_pool_clear(struct frame_pool *pool)
 {
-	while (pool->free) {
-		struct frame *f = pool->free;
-		pool->free = f->next_free;
-		g_free(f);
+	for (unsigned kind = 0; kind < 2; kind++) {
+		while (pool->free[kind]) {
+			struct frame *f = pool->free[kind];
+			pool->free[kind] = f->next_free;
+			g_free(f);
+		}
+		pool->count[kind] = 0;
 	}
-	pool->count = 0;
 }
 
 /* ---- shares ---- */
@@ -117,6 +121,10 @@ struct frame *ring_pop(struct ring *ring)
 	struct frame *f = ring_at(ring, 0)->frame;
 	ring->head = (ring->head + 1) & (ring->room - 1);
 	ring->count--;
+	if (!ring->count && ring->room > RING_KEEP) {   /* what a burst has made it */
+		g_free(ring->at);
+		*ring = (struct ring){ 0 };
+	}
 	return f;
 }
 

@@ -6,6 +6,7 @@
  * L2 What an event, a request or a timer has put into the queues of ports and tunnels is written out before the next one is looked at: a
  *    frame waits for no other, a batch costs one system call. L3 A request waits at most for the event that is under way, not for the
  *    round: a cut stops a VM. L4 Memory that an event of the round may point to is freed at its end.
+ * L5 Without descriptors nobody is accepted and nothing spins: the listener rests for REST.
  * Lock: net->lock, the only one; nothing is done under it but queueing. */
 #include "net/net-private.h"
 
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #define EVENTS 64
+#define REST (100 * NSEC_PER_MSEC)
 #define NICE (-10)              /* every frame waits for this thread, often beside vCPUs that never sleep */
 
 void loop_error(GError **error, const char *format, ...)
@@ -58,6 +60,33 @@ void source_arm(struct net *net, struct source *source, uint32_t events)
 		return;
 	struct epoll_event e = { .events = source->armed = events, .data.ptr = source };
 	(void)epoll_ctl(net->epoll, EPOLL_CTL_MOD, source->fd, &e);
+}
+
+void source_rest(struct net *net, struct source *listener)
+{
+	if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
+		return;
+	source_arm(net, listener, 0);
+	net->stats.rests++;
+	net->rests_until = clock_now() + REST;
+	net->next_timer = MIN(net->next_timer, net->rests_until);
+}
+
+/* Ports that have a connection do not listen. */
+static void listen_again(struct net *net, nsec_t now)
+{
+	if (!net->rests_until)
+		return;
+	if (now < net->rests_until) {
+		net->next_timer = MIN(net->next_timer, net->rests_until);
+		return;
+	}
+	net->rests_until = 0;
+	source_arm(net, &net->tunnel_listener, EPOLLIN);
+	for (uint32_t n = 0; n < VCFT_NETWORK_MAX; n++)
+		for (struct port *p = net->networks[n].ports; p; p = p->next)
+			if (p->connection.fd < 0)
+				source_arm(net, &p->listener, EPOLLIN);
 }
 
 int source_take(struct net *net, struct source *source)
@@ -186,6 +215,7 @@ static gpointer thread_main(gpointer data)
 		}
 		if (net->next_timer != INT64_MAX && clock_now() >= net->next_timer) {
 			tunnel_timers(net, clock_now());
+			listen_again(net, clock_now());
 			switch_flush(net);
 		}
 		bury_all(net);

@@ -52,6 +52,9 @@ void source_arm(struct net *net, struct source *source, uint32_t events);
 void source_close(struct net *net, struct source *source);
 /* Closed without closing its file descriptor, which is returned. */
 int source_take(struct net *net, struct source *source);
+/* accept4() on a listener has failed: if no descriptors are left it is not asked again for a moment (loop_listen_again()), for it would say at once
+ * that somebody waits. */
+void source_rest(struct net *net, struct source *listener);
 /* Free memory that the current round of events may still point to. */
 void loop_bury(struct net *net, void *memory);
 
@@ -113,10 +116,14 @@ struct frame {
 	uint8_t data[];
 };
 
-struct frame_pool { struct frame *free; unsigned count; };
+/* Frames of two sizes come back to the pool: most of those that are many are small. */
+#define FRAME_SMALL 192u        /* bytes of data */
+#define FRAME_USUAL 2048u
+struct frame_pool { struct frame *free[2]; unsigned count[2]; };
 
-/* What a frame takes of memory, as queues count it: a frame of 14 bytes is not 14 bytes. */
-static inline size_t frame_cost(const struct frame *f) { return sizeof *f + sizeof(struct frame *) * 2 + f->room; }
+struct ring_entry { struct frame *frame; uint32_t charge; };
+/* What a frame takes of memory while a queue holds it: limits are of memory, not of what the guest has sent. */
+static inline size_t frame_cost(const struct frame *frame) { return sizeof *frame + frame->room + 2 * sizeof(struct ring_entry); }
 
 /* N8: a bounded buffer shared by senders. A frame is taken if its sender would then have no more than is left free: one sender gets at most half, n
  * flooding senders at most an (n+1)th each, and there is always room for one that has nothing in it (dynamic thresholds: Choudhury, Hahne 1998). */
@@ -133,7 +140,6 @@ struct frame *frame_ref(struct frame *frame);
 void frame_unref(struct frame_pool *pool, struct frame *frame);
 void frame_pool_clear(struct frame_pool *pool);
 
-struct ring_entry { struct frame *frame; uint32_t charge; };
 /* A queue of frames, each with a reference held. */
 struct ring { struct ring_entry *at; size_t head, count, room; };
 
@@ -201,6 +207,7 @@ struct port {
 	struct share held_share;
 	nsec_t noted;                           /* when the owner was last told something of it */
 	struct ring record;                     /* of epoch - 1 */
+	bool off;                               /* its VM reads nothing any more */
 	bool dirty;
 	struct port *next_dirty;
 	struct port *next;                      /* of the same network */
@@ -305,6 +312,7 @@ struct net {
 	GThread *thread;
 	bool quit;
 	nsec_t next_timer;                      /* INT64_MAX: none */
+	nsec_t rests_until;                     /* listeners that rest; 0: none */
 	GPtrArray *graves;
 
 	pthread_mutex_t lock;                            /* guards the three below and request.done; never held while anything else is done */
@@ -352,6 +360,9 @@ void port_offer_held(struct net *net, struct port *port);
 /* Reading on or off, by net->state. */
 void port_arm(struct net *net, struct port *port);
 void port_rollback(struct net *net, struct port *port);
+void port_off(struct net *net, struct request *request);
+/* Count a frame that a full queue has no room for. */
+static inline void drop_full(struct net *net) { net->stats.dropped++, net->stats.dropped_full++; }
 
 /* ---- record.c -------------------------------------------------------------------------------------------------- */
 

@@ -111,6 +111,13 @@ void net_cut(struct net *net, struct vm_id vm, struct epoch_id r)
 	loop_call(net, &q);
 }
 
+void net_vm_off(struct net *net, struct vm_id vm)
+{
+	MUST("N4", vm.n < VCFT_VM_MAX);
+	struct request q = { .run = port_off, .vm = vm };
+	loop_call(net, &q);
+}
+
 void net_marker(struct net *net, struct epoch_id r, host_mask others)
 {
 	struct request q = { .run = record_marker, .epoch = r, .others = others };

@@ -49,7 +49,7 @@ struct net_callbacks {
 
 struct net_nic_spec { uint32_t network; uint8_t mac[6]; };
 
-/* 0: a default. */
+/* 0: a default. Bytes are those of memory: a small frame takes more than it carries (frame_cost()). */
 struct net_limits {
 	size_t held_bytes;      /* most bytes of memory that one uplink holds, one sender at most half; beyond it new outgoing frames are dropped (as a full
 	                         * queue does); 64 MiB */
@@ -88,6 +88,8 @@ void net_forget_host(struct net *net, struct host_id host);
  * the stop and the cut is neither in its state nor in the record. Returns when its ports are in epoch r+1. No effect unless the switch runs
  * (a recovery was quicker). */
 void net_cut(struct net *net, struct vm_id vm, struct epoch_id r);
+/* The VM is off and reads nothing any more: until the next rollback nothing is kept for it. */
+void net_vm_off(struct net *net, struct vm_id vm);
 /* All local VMs have been cut at r (MUST N5; if one could not be, abort r instead): send MARKER(r) to the hosts of `others` and expect theirs;
  * record_complete follows (before this returns, if nobody is waited for). */
 void net_marker(struct net *net, struct epoch_id r, host_mask others);
@@ -117,9 +119,11 @@ void net_run(struct net *net);
 /* Send a gratuitous announcement (RARP, source MAC of each local NIC) out of the uplinks. After net_run(). */
 void net_announce(struct net *net);
 
-/* frames: that came in by ports, tunnels and uplinks; forged: with a source that is not their sender's, or none; dropped: those, late, of an old generation, or for a full queue; recorded: added to
- * channel records; held_*: waiting in the uplinks now; released: written to the uplinks. */
-struct net_stats { uint64_t frames, forged, dropped, recorded, held_frames, held_bytes, released; };
+/* frames: that came in by ports, tunnels and uplinks; forged: with a source that is not their sender's, or none; dropped: those, late, of an old
+ * generation, or one of the next two; dropped_full: for a full queue; dropped_down: the device of an uplink took none; recorded: added to channel
+ * records; held_*: waiting in the uplinks now, bytes of memory; released: written to the uplinks; rests: how often nobody could be accepted for want of
+ * descriptors. */
+struct net_stats { uint64_t frames, forged, dropped, dropped_full, dropped_down, recorded, held_frames, held_bytes, released, rests; };
 void net_stats(struct net *net, struct net_stats *ret_stats);
 
 #endif

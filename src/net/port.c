@@ -88,7 +88,9 @@ static bool accept_next(struct net *net, struct port *port)
 static void listener_ready(struct net *net, struct source *source, uint32_t events)
 {
 	(void)events;
-	accept_next(net, container_of(source, struct port, listener));
+	errno = 0;
+	if (!accept_next(net, container_of(source, struct port, listener)))
+		source_rest(net, source);
 }
 
 /* ---- from the VM ---- */
@@ -188,7 +190,7 @@ bool port_queue(struct net *net, struct port *port, struct frame *frame, bool al
 {
 	MUST("P1", !frame->coloured || epoch_cmp(frame->colour, port->epoch) <= 0);
 	if (!always && !share_fits(&port->unsent, net->limits.port_bytes, frame)) {
-		net->stats.dropped++;
+		drop_full(net);
 		return false;
 	}
 	ring_push(&port->queue, frame_ref(frame));
@@ -204,7 +206,7 @@ bool port_queue(struct net *net, struct port *port, struct frame *frame, bool al
 static void hold(struct net *net, struct port *port, struct frame *frame)
 {
 	if (!share_fits(&port->held_share, net->limits.port_bytes, frame)) {
-		net->stats.dropped++;
+		drop_full(net);
 		return;
 	}
 	ring_push(&port->held, frame_ref(frame));
@@ -213,6 +215,8 @@ static void hold(struct net *net, struct port *port, struct frame *frame)
 
 void port_offer(struct net *net, struct port *port, struct frame *frame)
 {
+	if (port->off)
+		return;
 	if (!frame->coloured) {
 		port_queue(net, port, frame, false);
 		return;
@@ -332,12 +336,29 @@ void port_flush(struct net *net, struct port *port)
 
 /* ---- life ---- */
 
+static void queues_clear(struct net *net, struct port *port)
+{
+	ring_clear(&net->pool, &port->queue);
+	port->sent = port->written = 0;
+	ring_clear(&net->pool, &port->held);
+	port->unsent = port->held_share = (struct share){ 0 };
+}
+
+void port_off(struct net *net, struct request *q)
+{
+	struct vm *vm = &net->vms[q->vm.n];
+	for (unsigned i = 0; vm->known && vm->host.n == net->self.n && i < vm->nic_count; i++) {
+		vm->ports[i]->off = true;
+		queues_clear(net, vm->ports[i]);
+		port_arm(net, vm->ports[i]);
+	}
+}
+
 void port_rollback(struct net *net, struct port *port)
 {
 	disconnect(net, port, NULL);
-	ring_clear(&net->pool, &port->queue);
-	port->unsent = port->held_share = (struct share){ 0 };
-	ring_clear(&net->pool, &port->held);
+	queues_clear(net, port);
+	port->off = false;
 	port->epoch = net->epoch;
 }
 

@@ -266,7 +266,7 @@ static void ahead_rollback(struct net *net)
 			ring_push(&net->ahead, f);
 			continue;
 		}
-		net->ahead_bytes -= f->size;
+		net->ahead_bytes -= frame_cost(f);
 		frame_unref(&net->pool, f);
 	}
 }

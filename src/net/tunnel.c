@@ -278,8 +278,10 @@ static void tunnel_listener_ready(struct net *net, struct source *source, uint32
 {
 	(void)events;
 	int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd < 0)
+	if (fd < 0) {
+		source_rest(net, source);
 		return;
+	}
 	if (net->stranger_count >= STRANGERS_MAX && !make_room(net)) {
 		close(fd);
 		return;
@@ -321,9 +323,9 @@ gboolean tunnel_listen(struct net *net, const char *address, uint16_t *inout_por
 /* Keep for a generation that does not run here yet; false: there is no room. */
 static bool keep_ahead(struct net *net, struct frame *frame)
 {
-	if (net->ahead_bytes + frame->size > AHEAD_BYTES_MAX)
+	if (net->ahead_bytes + frame_cost(frame) > AHEAD_BYTES_MAX)
 		return false;
-	net->ahead_bytes += frame->size;
+	net->ahead_bytes += frame_cost(frame);
 	ring_push(&net->ahead, frame_ref(frame));
 	return true;
 }
@@ -441,7 +443,7 @@ void tunnel_run_ahead(struct net *net)
 {
 	for (size_t left = net->ahead.count; left; left--) {
 		struct frame *f = ring_pop(&net->ahead);
-		net->ahead_bytes -= f->size;
+		net->ahead_bytes -= frame_cost(f);
 		const char *why = take(net, f); /* one for a still newer generation goes behind the others again */
 		if (why)
 			tunnel_refuse(net, f->from, why);
@@ -455,8 +457,8 @@ void tunnel_queue(struct net *net, struct host_id host, struct frame *frame)
 {
 	MUST("N2", frame->coloured && frame->from.n == 0);
 	struct tunnel *t = net->tunnels[host.n];
-	if (!t || t->queue_bytes + frame->size > QUEUE_PORTS * net->limits.port_bytes) {
-		net->stats.dropped++;
+	if (!t || t->queue_bytes + frame_cost(frame) > QUEUE_PORTS * net->limits.port_bytes) {
+		drop_full(net);
 		return;
 	}
 	MUST("N5", epoch_cmp(frame->colour, t->marker_sent) > 0);
@@ -465,7 +467,7 @@ void tunnel_queue(struct net *net, struct host_id host, struct frame *frame)
 		frame->head_bytes = TUNNEL_HEAD_BYTES;
 	}
 	ring_push(&t->queue, frame_ref(frame));
-	t->queue_bytes += frame->size;
+	t->queue_bytes += frame_cost(frame);
 	mark_dirty(net, t);
 }
 
@@ -479,7 +481,7 @@ void tunnel_queue_marker(struct net *net, struct host_id host, struct epoch_id r
 	tunnel_put_marker(f->data, net->generation, r);
 	t->marker_sent = r;
 	ring_push(&t->queue, f);
-	t->queue_bytes += f->size;
+	t->queue_bytes += frame_cost(f);
 	mark_dirty(net, t);
 }
 
@@ -507,7 +509,7 @@ static void written(struct net *net, struct tunnel *t, size_t n)
 	while (t->queue.count && t->written >= wire_size(ring_at(&t->queue, 0)->frame)) {
 		struct frame *f = ring_pop(&t->queue);
 		t->written -= wire_size(f);
-		t->queue_bytes -= f->size;
+		t->queue_bytes -= frame_cost(f);
 		frame_unref(&net->pool, f);
 	}
 }
@@ -546,7 +548,7 @@ void tunnel_rollback(struct net *net, struct tunnel *t)
 	t->marker_sent = epoch_of(0);
 	size_t begun = t->written ? 1 : 0; /* the other side needs the rest of it to find the next message */
 	ring_cut(&net->pool, &t->queue, begun);
-	t->queue_bytes = begun ? ring_at(&t->queue, 0)->frame->size : 0;
+	t->queue_bytes = begun ? frame_cost(ring_at(&t->queue, 0)->frame) : 0;
 }
 
 /* ---- which hosts ---- */

@@ -33,7 +33,7 @@ static bool tap_write(struct net *net, struct uplink *up, const struct frame *f)
 	if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
 		return false;
 	if (n < 0)
-		net->stats.dropped++; /* the link is down: as a cable that is out */
+		net->stats.dropped++, net->stats.dropped_down++; /* the link is down: as a cable that is out */
 	else
 		net->stats.released++;
 	return true;
@@ -55,7 +55,7 @@ void uplink_send(struct net *net, struct uplink *up, struct frame *frame)
 		frame_ref(frame);
 		uplink_flush(net, up);
 	} else {
-		net->stats.dropped++;
+		drop_full(net);
 	}
 }
 

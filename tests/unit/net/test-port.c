@@ -583,6 +583,7 @@ static void test_held_bounded(struct fixture *f, gconstpointer data)
 		vm_send_frame(f->vm[1], t);
 	host_settle(f->h, N);
 	uint64_t dropped = host_stats(f->h).dropped;
+	g_assert_cmpuint(host_stats(f->h).dropped_full, ==, dropped);
 	g_assert_cmpuint((N - dropped) * COST_LEAST, <=, small.port_bytes / 2);
 	g_assert_cmpuint((N - dropped + 1) * COST_MOST, >, small.port_bytes / 2);
 	host_cut(f->h, 2, 1);
