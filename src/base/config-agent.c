@@ -8,10 +8,12 @@
 #include <grp.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_FILE "/etc/virtcft/virtcftd.yaml"
 #define TEXT_MAX 4095u
 #define USER_BASE_LEAST 65536u      /* below are the accounts of people and services */
+#define QUANTITY_MAX 31u
 #ifndef VCFT_PLUGIN_DIR
 #define VCFT_PLUGIN_DIR "/usr/lib/virtcft"
 #endif
@@ -25,6 +27,7 @@ struct file {
 	char *name, *address, *run_dir, *state_dir, *ram_dir, *plugin_dir, *pki_dir, *user, *control_group;
 	uint32_t group, tls, user_base;
 	uint16_t tunnel_port, replication_port;
+	char *backup_memory, *backup_rate, *backup_timeout, *held_memory, *queue_memory;
 };
 
 #define TEXT(member, most) CYAML_FIELD_STRING_PTR(#member, CYAML_FLAG_OPTIONAL, struct file, member, 1, most)
@@ -39,6 +42,11 @@ static const cyaml_schema_field_t fields[] = {
 	TEXT(ram_dir, TEXT_MAX),
 	NUMBER(tunnel_port),
 	NUMBER(replication_port),
+	TEXT(backup_memory, QUANTITY_MAX),
+	TEXT(backup_rate, QUANTITY_MAX),
+	TEXT(backup_timeout, QUANTITY_MAX),
+	TEXT(held_memory, QUANTITY_MAX),
+	TEXT(queue_memory, QUANTITY_MAX),
 	TEXT(plugin_dir, TEXT_MAX),
 	CYAML_FIELD_ENUM("tls", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct file, tls, tls_words, CYAML_ARRAY_LEN(tls_words)),
 	TEXT(pki_dir, TEXT_MAX),
@@ -62,6 +70,40 @@ static void take(char **out, char **given, const char *otherwise)
 	*out = *given ? g_steal_pointer(given) : g_strdup(otherwise);
 }
 
+/* The limits: what is understood of each, and what it is if it is left out. */
+static const struct limit {
+	const char *key;
+	size_t in, out;                /* members of struct file and struct config_agent */
+	const struct config_unit *units;
+	uint64_t least, most, otherwise;
+	const char *expected;
+} limits[] = {
+#define LIMIT(member, ...) { #member, offsetof(struct file, member), offsetof(struct config_agent, member), __VA_ARGS__ }
+	LIMIT(backup_memory, config_memory_units, 1 << 20, UINT64_C(1) << 50, 0, "1M or more, such as 16G"),
+	LIMIT(backup_rate, config_memory_units, 0, UINT64_C(1) << 40, 2 << 20, "bytes a second, 0K for none, such as 2M"),
+	LIMIT(backup_timeout, config_time_units, 100 * NSEC_PER_MSEC, 600 * NSEC_PER_SEC, 3 * NSEC_PER_SEC, "100ms to 600s, such as 3s"),
+	LIMIT(held_memory, config_memory_units, 64 << 10, UINT64_C(1) << 40, 64 << 20, "64K or more, such as 64M"),
+	LIMIT(queue_memory, config_memory_units, 64 << 10, UINT64_C(1) << 40, 16 << 20, "64K or more, such as 16M"),
+#undef LIMIT
+};
+_Static_assert(sizeof(nsec_t) == sizeof(uint64_t), "a limit is 64 bits, of bytes or of time");
+
+static uint64_t half_of_memory(void) { return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2; }
+
+/* False: *ret_wrong is not understood. */
+static bool take_limits(const struct file *f, struct config_agent *a, const struct limit **ret_wrong)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
+		const struct limit *l = *ret_wrong = &limits[i];
+		const char *given = G_STRUCT_MEMBER(char *, f, l->in);
+		uint64_t *out = G_STRUCT_MEMBER_P(a, l->out);
+		*out = l->otherwise ? l->otherwise : half_of_memory();
+		if (given && !config_quantity(given, l->units, l->least, l->most, out))
+			return false;
+	}
+	return true;
+}
+
 static struct config_agent *with_defaults(struct file *f)
 {
 	struct config_agent *a = g_new0(struct config_agent, 1);
@@ -80,6 +122,8 @@ static struct config_agent *with_defaults(struct file *f)
 	a->tls = f->tls == TLS_AS_GROUP ? f->group == GROUP_COROSYNC : f->tls == TLS_ON;
 	a->tunnel_port = f->tunnel_port;
 	a->replication_port = f->replication_port;
+	const struct limit *wrong;
+	take_limits(f, a, &wrong);
 	return a;
 }
 
@@ -116,7 +160,13 @@ static gboolean check(struct config_yaml *yaml, const struct file *f, GError **e
 			                  paths[i].value);
 			return FALSE;
 		}
-	return TRUE;
+	struct config_agent scratch;
+	const struct limit *wrong;
+	if (take_limits(f, &scratch, &wrong))
+		return TRUE;
+	config_yaml_error(yaml, error, CONFIG_ERROR_MEANING, wrong->key, "%s '%s' is not understood; expected %s", wrong->key,
+	                  G_STRUCT_MEMBER(char *, f, wrong->in), wrong->expected);
+	return FALSE;
 }
 
 struct config_agent *config_agent_parse(const char *text, size_t n, const char *name, GError **error)

@@ -418,3 +418,25 @@ void config_yaml_free_data(const cyaml_schema_value_t *schema, void *data)
 	cyaml_config_t settings = cyaml_settings(&reason);
 	cyaml_free(&settings, schema, data, 0);
 }
+
+/* ---- quantities ---- */
+
+const struct config_unit config_time_units[] = { { "ms", NSEC_PER_MSEC }, { "s", NSEC_PER_SEC }, { NULL, 0 } };
+const struct config_unit config_memory_units[] = { { "K", 1 << 10 }, { "M", 1 << 20 }, { "G", 1 << 30 }, { "T", UINT64_C(1) << 40 }, { NULL, 0 } };
+
+bool config_quantity(const char *text, const struct config_unit *units, uint64_t least, uint64_t most, uint64_t *ret_value)
+{
+	char *end;
+	uint64_t value;
+	if (!g_ascii_isdigit(*text))
+		return false;
+	errno = 0;
+	value = g_ascii_strtoull(text, &end, 10);
+	if (errno)
+		return false;
+	while (units->name && strcmp(units->name, end) != 0)
+		units++;
+	if (!units->name || __builtin_mul_overflow(value, units->factor, ret_value))
+		return false;
+	return *ret_value >= least && *ret_value <= most;
+}

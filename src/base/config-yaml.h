@@ -26,4 +26,9 @@ unsigned config_yaml_line(struct config_yaml *yaml, const char *path);
 void config_yaml_error(struct config_yaml *yaml, GError **error, enum config_error code, const char *path, const char *format, ...)
 	G_GNUC_PRINTF(5, 6);
 
+/* C3: a whole number with a unit, within least and most. */
+struct config_unit { const char *name; uint64_t factor; };
+extern const struct config_unit config_time_units[], config_memory_units[];
+bool config_quantity(const char *text, const struct config_unit *units, uint64_t least, uint64_t most, uint64_t *ret_value);
+
 #endif

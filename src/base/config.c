@@ -166,34 +166,11 @@ static gboolean check_name(struct reading *r, const char *what, const char *name
 	return TRUE;
 }
 
-struct unit { const char *name; uint64_t factor; };
-
-/* C3: a whole number with a unit, within least and most. */
-static bool parse_quantity(const char *text, const struct unit *units, uint64_t least, uint64_t most, uint64_t *ret_value)
-{
-	char *end;
-	uint64_t value;
-	if (!g_ascii_isdigit(*text))
-		return false;
-	errno = 0;
-	value = g_ascii_strtoull(text, &end, 10);
-	if (errno)
-		return false;
-	while (units->name && strcmp(units->name, end) != 0)
-		units++;
-	if (!units->name || __builtin_mul_overflow(value, units->factor, ret_value))
-		return false;
-	return *ret_value >= least && *ret_value <= most;
-}
-
-static const struct unit time_units[] = { { "ms", NSEC_PER_MSEC }, { "s", NSEC_PER_SEC }, { NULL, 0 } };
-static const struct unit memory_units[] = { { "K", 1 << 10 }, { "M", 1 << 20 }, { "G", 1 << 30 }, { "T", UINT64_C(1) << 40 }, { NULL, 0 } };
-
 static gboolean read_checkpoint(struct reading *r)
 {
 	const struct file_checkpoint *in = &r->file->checkpoint;
 	uint64_t interval = DEFAULT_INTERVAL;
-	if (in->interval && !parse_quantity(in->interval, time_units, CONFIG_INTERVAL_MIN, CONFIG_INTERVAL_MAX, &interval))
+	if (in->interval && !config_quantity(in->interval, config_time_units, CONFIG_INTERVAL_MIN, CONFIG_INTERVAL_MAX, &interval))
 		return REFUSE(r, MEANING, "checkpoint/interval", "interval '%s' is not understood; expected a whole number with unit ms or s, "
 		              "5ms to 600s, such as 100ms", in->interval);
 	r->out->interval = (nsec_t)interval;
@@ -333,7 +310,7 @@ static gboolean read_size(struct reading *r, unsigned v)
 	const struct file_vm *in = &r->file->vms[v];
 	struct config_vm *out = &r->out->vms[v];
 	g_autofree char *memory = path_of("vms/%u/memory", v), *cpus = path_of("vms/%u/cpus", v);
-	if (!parse_quantity(in->memory, memory_units, CONFIG_MEMORY_MIN, CONFIG_MEMORY_MAX, &out->memory_bytes) ||
+	if (!config_quantity(in->memory, config_memory_units, CONFIG_MEMORY_MIN, CONFIG_MEMORY_MAX, &out->memory_bytes) ||
 	    out->memory_bytes % VCFT_PAGE_SIZE)
 		return REFUSE(r, MEANING, memory, "vm '%s': memory '%s' is not understood; expected a whole number with unit K, M, G or T, 1M to 1T, "
 		              "such as 256M", out->name, in->memory);

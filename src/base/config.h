@@ -65,6 +65,12 @@ struct config_agent {
 	uint16_t tunnel_port, replication_port;   /* 0: any */
 	bool tls;               /* tunnels and replication under TLS; default: with corosync */
 	char *pki_dir;          /* ca.pem, cert.pem, key.pem (base/tls.h); /etc/virtcft/pki */
+	/* limits */
+	uint64_t backup_memory; /* bytes of RAM images and stages that this host keeps for other hosts' VMs; default: half of the machine's memory */
+	uint64_t backup_rate;   /* bytes/s: a backup that takes less, while more waits for it, is given up; default 2 MiB */
+	nsec_t backup_timeout;  /* without any progress; default 3 s */
+	uint64_t held_memory;   /* bytes of frames that one uplink holds; default 64 MiB */
+	uint64_t queue_memory;  /* bytes of frames queued for one port; default 16 MiB */
 	char *plugin_dir;       /* where virtcft-disk.so and virtcft-preload.so are; default: where they were installed or built */
 	char *user;             /* as whom QEMU and nbdkit run; default virtcft */
 	uint32_t user_base;     /* with it: VM n of the cluster runs as user and group user_base + n; 0: all as `user` */

@@ -287,11 +287,13 @@ static void put_stats(struct wire_writer *w, const struct message *m)
 {
 	wire_put_u64(w, m->generation.n);
 	wire_put_u64(w, m->epoch.n);
+	wire_put_u32(w, m->shortages);
 	wire_put_u32(w, m->vm_count);
 	for (uint32_t i = 0; i < m->vm_count; i++) {
 		const struct message_stats *s = &m->stats[i];
 		const uint64_t figures[] = { s->pause, s->dirty_pages, s->disk_blocks, s->raw_bytes, s->sent_bytes, s->commit };
 		wire_put_u32(w, s->vm.n);
+		wire_put_u8(w, (uint8_t)s->stand);
 		for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++)
 			wire_put_u64(w, figures[f]);
 	}
@@ -301,11 +303,15 @@ static bool get_stats(struct wire_reader *r, struct message *m)
 {
 	m->generation.n = wire_u64(r);
 	m->epoch.n = wire_u64(r);
+	m->shortages = wire_u32(r);
 	if (!get_count(r, m))
 		return false;
 	for (uint32_t i = 0; i < m->vm_count; i++) {
 		struct message_stats *s = &m->stats[i];
 		if (!get_vm(r, &s->vm))
+			return false;
+		s->stand = wire_u8(r);
+		if (s->stand >= VM_STAND_END)
 			return false;
 		uint64_t *const figures[] = { &s->pause, &s->dirty_pages, &s->disk_blocks, &s->raw_bytes, &s->sent_bytes, &s->commit };
 		for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++)

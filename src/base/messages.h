@@ -56,8 +56,11 @@ struct message_holding {
 	bool live;                  /* the VM runs (or ran last) here */
 };
 
+/* How a VM stood at its last checkpoint: it ran, it waits for space on its host's disk, it has powered itself off. */
+enum vm_stand { VM_RUNS, VM_WAITS, VM_OFF, VM_STAND_END };
+
 /* What a VM's last committed checkpoint cost. Times in ns, sizes in bytes. */
-struct message_stats { struct vm_id vm; uint64_t pause, dirty_pages, disk_blocks, raw_bytes, sent_bytes, commit; };
+struct message_stats { struct vm_id vm; uint64_t pause, dirty_pages, disk_blocks, raw_bytes, sent_bytes, commit; enum vm_stand stand; };
 
 struct message {
 	enum message_type type;
@@ -66,6 +69,7 @@ struct message {
 	host_mask hosts;                /* BEGIN RECOVER: participants.  STATE: the membership it answers.  ABORT: failed backups */
 	struct vm_id vm;                /* TROUBLE ABORT: VCFT_VM_MAX for "no one VM" */
 	uint8_t reason;                 /* TROUBLE */
+	uint32_t shortages;             /* STATS: what its sender is short of, a bit each (the agent's affair) */
 	struct {                        /* HELLO */
 		char name[VCFT_NAME_MAX + 1], address[VCFT_NAME_MAX + 1];
 		uint16_t tunnel_port, replication_port;
@@ -85,7 +89,7 @@ struct message {
 };
 
 /* Largest encoded group message of a type other than CONFIG, header included. */
-#define MESSAGE_GROUP_BYTES_MAX (MESSAGE_HEADER_BYTES + 14336u)
+#define MESSAGE_GROUP_BYTES_MAX (MESSAGE_HEADER_BYTES + 14616u)
 
 /* Bytes that encode() will need for m. */
 size_t message_size(const struct message *m);

@@ -321,6 +321,16 @@ static void test_agent(void)
 	g_assert_cmpuint(a->tunnel_port, ==, 0);
 	g_assert_cmpstr(a->user, ==, "virtcft");
 	g_assert_null(a->control_group);
+	g_assert_cmpuint(a->backup_memory, >, 64 << 20);
+	g_assert_cmpuint(a->backup_rate, ==, 2 << 20);
+	g_assert_cmpint(a->backup_timeout, ==, 3 * NSEC_PER_SEC);
+	g_assert_cmpuint(a->held_memory, ==, 64 << 20);
+	g_assert_cmpuint(a->queue_memory, ==, 16 << 20);
+	config_agent_free(a);
+	a = read_agent("backup_memory: 3G\nbackup_rate: 0K\nbackup_timeout: 250ms\n", NULL);
+	g_assert_cmpuint(a->backup_memory, ==, UINT64_C(3) << 30);
+	g_assert_cmpuint(a->backup_rate, ==, 0);
+	g_assert_cmpint(a->backup_timeout, ==, 250 * NSEC_PER_MSEC);
 	config_agent_free(a);
 	a = read_agent("name: host1\ngroup: corosync\naddress: 10.77.0.1\nram_dir: /x\ntunnel_port: 7000\nplugin_dir: /p\n", NULL);
 	g_assert_cmpstr(a->name, ==, "host1");
@@ -339,6 +349,8 @@ static void test_agent_refused(void)
 		{ "address: host1\n", ":1: address 'host1' is no IPv4 address; expected such as 10.77.0.1" },
 		{ "\nrun_dir: run\n", ":2: run_dir 'run' is relative; expected an absolute path" },
 		{ "user_base: 1000\n", ":1: user_base 1000 is in use or too high; expected 65536 to" },
+		{ "name: x\nbackup_memory: 3\n", ":2: backup_memory '3' is not understood; expected 1M or more, such as 16G" },
+		{ "backup_timeout: 0s\n", ":1: backup_timeout '0s' is not understood; expected 100ms to 600s, such as 3s" },
 		{ "tunnel_port: 65536\n", ":1: 'tunnel_port' is '65536'; expected a whole number, 0 to 65535" },
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {

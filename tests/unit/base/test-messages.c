@@ -37,7 +37,8 @@ static void any_array(struct message *m)
 			m->holding[i] = (struct message_holding){ any_vm(VCFT_VM_MAX - 1), { any_number() }, { any_number() }, { any_number() }, any64() & 1 };
 			break;
 		case MESSAGE_STATS:
-			m->stats[i] = (struct message_stats){ any_vm(VCFT_VM_MAX - 1), any64(), any64(), any64(), any64(), any64(), any64() };
+			m->stats[i] = (struct message_stats){ any_vm(VCFT_VM_MAX - 1), any64(), any64(), any64(), any64(), any64(), any64(),
+			                                        any64() % VM_STAND_END };
 			break;
 		default:
 			m->placement[i].host.n = (uint32_t)g_test_rand_int_range(0, VCFT_HOST_MAX + 1);
@@ -56,6 +57,7 @@ static struct message *any_message(enum message_type type, uint32_t vm_count)
 	m.hosts = any_hosts();
 	m.vm = any_vm(VCFT_VM_MAX);
 	m.reason = (uint8_t)any64();
+	m.shortages = (uint32_t)any64();
 	any_name(m.hello.name);
 	any_name(m.hello.address);
 	m.hello.tunnel_port = (uint16_t)any64();
