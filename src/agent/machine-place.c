@@ -182,9 +182,9 @@ static bool place(struct machine *m, struct job *job, GError **error)
 		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,
 		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES };
 		struct source_callbacks callbacks = { on_stored };
-		m->source = source_new(&o, m->shadow, &callbacks, m);
+		m->source = source_new(&o, m->shadow, &callbacks, m, error);
 	}
-	return true;
+	return m->source != NULL;
 }
 
 void job_place(struct machine *m, struct job *job)

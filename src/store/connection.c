@@ -76,6 +76,10 @@ static void note(const struct connection *c, const char *format, ...)
 static void refuse(struct connection *c, struct epoch_id epoch, enum store_status status)
 {
 	uint8_t waste[16384];
+	if (status == STORE_NO_ROOM)
+		g_atomic_int_inc(&c->sink->refused_memory);
+	if (status == STORE_NO_SPACE)
+		g_atomic_int_inc(&c->sink->refused_space);
 	answer(c, epoch, status);
 	shutdown(c->fd, SHUT_WR);
 	tls_set_deadline(c->tls, clock_now() + DRAIN_SECONDS * NSEC_PER_SEC);
@@ -234,6 +238,9 @@ static enum store_status reserve_chunk(struct connection *c)
 	const struct delta_chunk *chunk = stage_last_chunk(c->stage);
 	g_mutex_lock(&c->vm->lock);
 	enum store_status status = may_touch(c);
+	size_t missing = status == STORE_OK && chunk->region == 0 ? image_missing(c->vm->image, 0, chunk->index, chunk->count) : 0;
+	if (status == STORE_OK && !sink_charge(c->vm, missing * VCFT_PAGE_SIZE))    /* K7 */
+		status = STORE_NO_ROOM;
 	if (status == STORE_OK && !image_reserve(c->vm->image, chunk->region, chunk->index, chunk->count, NULL))
 		status = STORE_NO_SPACE;
 	g_mutex_unlock(&c->vm->lock);

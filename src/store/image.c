@@ -324,6 +324,30 @@ static gboolean allocate(int fd, uint64_t offset, uint64_t bytes, const char *pa
 	return e == 0 || fail(error, "no space for", path);
 }
 
+/* The bits stay clear: a page without content is not looked at (I1). */
+gboolean image_reserve_ram(struct image *image, GError **error)
+{
+	const struct region *r = &image->region[0];
+	return allocate(r->fd, 0, r->pages * VCFT_PAGE_SIZE, r->path, error);
+}
+
+size_t image_missing(const struct image *image, unsigned region, const uint64_t *index, size_t count)
+{
+	size_t missing = 0;
+	for (size_t i = 0; i < count; i++)
+		missing += !bit(image->region[region].reserved, index[i]);
+	return missing;
+}
+
+uint64_t image_ram_pages(const struct image *image)
+{
+	const struct region *r = &image->region[0];
+	uint64_t pages = 0;
+	for (uint64_t at = 0, end; next_run(r, &at, &end); at = end)
+		pages += end - at;
+	return pages;
+}
+
 gboolean image_reserve(struct image *image, unsigned region, const uint64_t *index, size_t count, GError **error)
 {
 	struct region *r = &image->region[region];

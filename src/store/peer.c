@@ -10,9 +10,11 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -39,6 +41,7 @@ static void disconnect(struct peer *p)
 	g_queue_clear_full(&p->out, (GDestroyNotify)g_bytes_unref);
 	p->out_offset = p->out_bytes = p->in_used = 0;
 	p->open_waits = false;
+	p->waits = false;
 }
 
 void peer_free(struct peer *p)
@@ -227,6 +230,25 @@ static void read_in(struct peer *p)
 		if (p->in_used == sizeof p->in)
 			on_ack(p);
 	}
+}
+
+/* ---- how fast it is ---- */
+bool peer_measure(struct peer *p, size_t much)
+{
+	int unread = 0;
+	nsec_t now = clock_now(), before = p->measured;
+	if (ioctl(p->fd, SIOCOUTQ, &unread) < 0)
+		return false;
+	uint64_t arrived = p->sent - MIN(p->sent, (uint64_t)MAX(unread, 0)), last = p->arrived;
+	bool waited = p->waits;
+	p->measured = now;
+	p->arrived = arrived;
+	p->waits = p->out_bytes + (uint64_t)unread > much;
+	if (!waited)
+		return false;
+	p->waited += now - before;
+	p->taken += arrived - MIN(arrived, last);
+	return true;
 }
 
 /* ---- poll ---- */

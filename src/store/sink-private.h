@@ -20,6 +20,7 @@ struct sink_vm {
 	GCond changed;                    /* image or stage changed, or a connection is to end */
 	struct copy copy;                 /* what is decided about image and stage (core/copy.h); its stream: a connection */
 	struct image *image;              /* copy.there */
+	uint64_t image_ram;               /* bytes of its RAM, as counted in sink->image_bytes (K7) */
 	struct stage *stage;              /* copy.staged */
 	GArray *posts;                    /* struct post; sink->lock */
 	gint used;                        /* atomic: it ever had an image or a connection */
@@ -52,6 +53,8 @@ struct sink {
 	int listener, wake;
 	GThread *thread, *worker[SINK_WORKERS];
 	gint64 stage_bytes;               /* atomic */
+	gint64 image_bytes;               /* atomic: RAM of all images (K7) */
+	guint refused_memory, refused_space;   /* atomic */
 	GMutex lock;                      /* guards this block */
 	GCond gone;                       /* a connection has ended */
 	GPtrArray *connections;
@@ -72,6 +75,8 @@ void sink_lock(struct sink_vm *vm);
 /* What the copy no longer has goes; its lock is held. */
 void sink_follow(struct sink_vm *vm);
 struct copy_host sink_host(struct sink *sink);
+/* K7: n more bytes of RAM for its image; false: the limit is reached. */
+bool sink_charge(struct sink_vm *vm, uint64_t n);
 
 /* ---- connection.c ---- */
 /* Serve a new connection, in a thread of its own. */

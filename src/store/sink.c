@@ -6,6 +6,7 @@
  * What may be touched, applied, told and dropped is decided in core/copy.c (S1, S2, S4, S6, K2-K6); here it is done.
  *  S3 What is refused is answered with a status, then the connection ends; the VM's image and stage are as before.
  *  K1 Posts (commit, discard) of a VM are carried out in order, by whoever holds the VM's lock first: a worker, or who needs them done.
+ *  K7 The RAM of all images and stages together takes at most limits.memory_bytes: what would take more is refused, before it is taken.
  *
  * Locks and their order: sink-private.h. */
 #include "store/sink-private.h"
@@ -20,13 +21,36 @@
 #include <unistd.h>
 
 /* ---- a VM's image and stage; vm->lock is held ---- */
+/* K7: the image is not this sink's any more, or is another one. */
+static void count_image(struct sink_vm *vm)
+{
+	uint64_t bytes = vm->image ? image_ram_pages(vm->image) * VCFT_PAGE_SIZE : 0;
+	__atomic_add_fetch(&vm->sink->image_bytes, (gint64)(bytes - vm->image_ram), __ATOMIC_RELAXED);
+	vm->image_ram = bytes;
+}
+
 void sink_follow(struct sink_vm *vm)
 {
 	if (!vm->copy.staged)
 		stage_free(g_steal_pointer(&vm->stage));
-	if (!vm->copy.there)
+	if (!vm->copy.there) {
 		image_remove(g_steal_pointer(&vm->image));
+		count_image(vm);
+	}
 	g_cond_broadcast(&vm->changed);
+}
+
+bool sink_charge(struct sink_vm *vm, uint64_t n)
+{
+	struct sink *sink = vm->sink;
+	uint64_t images = (uint64_t)__atomic_add_fetch(&sink->image_bytes, (gint64)n, __ATOMIC_RELAXED);
+	uint64_t all = images + (uint64_t)__atomic_load_n(&sink->stage_bytes, __ATOMIC_RELAXED);
+	if (sink->limits.memory_bytes && all > sink->limits.memory_bytes) {
+		__atomic_sub_fetch(&sink->image_bytes, (gint64)n, __ATOMIC_RELAXED);
+		return false;
+	}
+	vm->image_ram += n;
+	return true;
 }
 
 struct copy_host sink_host(struct sink *sink)
@@ -223,6 +247,7 @@ void sink_give(struct sink *sink, struct vm_id id, struct image *image)
 		image_free(g_steal_pointer(&vm->image));
 	vm->image = image;
 	copy_give(&vm->copy, image_epoch(image), image_complete(image));
+	count_image(vm);
 	sink_follow(vm);
 	g_mutex_unlock(&vm->lock);
 	g_atomic_int_set(&vm->used, 1);
@@ -250,19 +275,14 @@ void sink_clear(struct sink *sink)
 			drop(&sink->vm[i]);
 }
 
-void sink_memory(struct sink *sink, uint64_t *ret_image_bytes, uint64_t *ret_stage_bytes)
+void sink_memory(struct sink *sink, struct sink_memory *ret_memory)
 {
-	uint64_t images = 0;
-	for (unsigned i = 0; i < VCFT_VM_MAX; i++) {
-		struct sink_vm *vm = &sink->vm[i];
-		if (!g_atomic_int_get(&vm->used))
-			continue;
-		g_mutex_lock(&vm->lock);
-		images += vm->image ? image_bytes(vm->image) : 0;
-		g_mutex_unlock(&vm->lock);
-	}
-	*ret_image_bytes = images;
-	*ret_stage_bytes = (uint64_t)__atomic_load_n(&sink->stage_bytes, __ATOMIC_RELAXED);
+	*ret_memory = (struct sink_memory){
+		.image_bytes = (uint64_t)__atomic_load_n(&sink->image_bytes, __ATOMIC_RELAXED),
+		.stage_bytes = (uint64_t)__atomic_load_n(&sink->stage_bytes, __ATOMIC_RELAXED),
+		.refused_memory = (guint)g_atomic_int_get(&sink->refused_memory),
+		.refused_space = (guint)g_atomic_int_get(&sink->refused_space),
+	};
 }
 
 /* ---- life ---- */

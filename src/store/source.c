@@ -12,6 +12,8 @@
  *  T3 stored() is called exactly once for an epoch that is not aborted before, without locks.
  *  T4 The shadow's space is taken before EPOCH_END goes out: a commit cannot fail. No space: stored(not ok, nobody failed).
  *  T5 A backup that makes no progress for timeout_ms, while it owes some, has failed. Waiting for the record is nobody's debt.
+ *  T6 A backup that has taken less than rate_least, measured over RATE_WINDOW of the time in which more than RATE_QUEUE waited for it (here or in
+ *     its socket), has failed: one that is slow would make all commits slow. What fits the queue counts for nothing: that is latency.
  *
  * Threads: the source's own does all work; callers post requests under `lock` and wait for `changed`. */
 #include "store/source-private.h"
@@ -23,6 +25,8 @@
 #include <unistd.h>
 
 #define TIMEOUT_DEFAULT 10000u
+#define RATE_WINDOW (2 * NSEC_PER_SEC)
+#define RATE_QUEUE (256u << 10)    /* bytes */
 #define QUEUE_MAX (16u << 20)      /* bytes queued for a backup before encoding waits for it */
 
 /* ---- requests ---- */
@@ -172,6 +176,8 @@ static int next_deadline(const struct source *s)
 			first = MIN(first, source_peer(s, i)->progress + time_limit(s));
 	if (first == INT64_MAX)
 		return -1;
+	if (s->options.rate_least)
+		first = MIN(first, now + RATE_WINDOW / 4);
 	return first <= now ? 0 : (int)((first - now) / NSEC_PER_MSEC + 1);
 }
 
@@ -180,6 +186,27 @@ static void check_deadlines(struct source *s)
 	for (guint i = 0; i < s->peers->len; i++)
 		if (peer_busy(source_peer(s, i)) && clock_now() - source_peer(s, i)->progress >= time_limit(s))
 			peer_fail(source_peer(s, i), "no progress");
+}
+
+/* T6 */
+static void check_rate(struct source *s, struct peer *p)
+{
+	if (!peer_measure(p, RATE_QUEUE) || p->waited < RATE_WINDOW)
+		return;
+	double rate = (double)p->taken / ((double)p->waited / NSEC_PER_SEC);
+	p->waited = 0;
+	p->taken = 0;
+	if (rate >= (double)s->options.rate_least)
+		return;
+	g_autofree char *why = g_strdup_printf("too slow: %.2f MB/s, at least %.2f are wanted", rate / 1e6, (double)s->options.rate_least / 1e6);
+	peer_fail(p, why);
+}
+
+static void check_rates(struct source *s)
+{
+	for (guint i = 0; s->options.rate_least && i < s->peers->len; i++)
+		if (source_peer(s, i)->state == PEER_OPEN)
+			check_rate(s, source_peer(s, i));
 }
 
 /* Move bytes; wait: until something happens (a request, too). */
@@ -198,6 +225,7 @@ static void pump(struct source *s, bool wait)
 				peer_event(source_peer(s, i), fd[1 + i].revents);
 	}
 	check_deadlines(s);
+	check_rates(s);
 }
 
 bool source_go_on(struct source *s)
@@ -460,14 +488,20 @@ static gpointer source_thread(gpointer data)
 }
 
 /* ---- life ---- */
-struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user)
+struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user,
+                          GError **error)
 {
+	int wakeup = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (wakeup < 0) {
+		g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "replication: %s", g_strerror(errno));
+		return NULL;
+	}
 	struct source *s = g_new0(struct source, 1);
 	s->options = *options;
 	s->shadow = shadow;
 	s->callbacks = *callbacks;
 	s->user = user;
-	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->wake = wakeup;
 	g_mutex_init(&s->lock);
 	g_cond_init(&s->changed);
 	image_shape(shadow, &s->shape);

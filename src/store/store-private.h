@@ -25,7 +25,7 @@ enum store_status {
 	STORE_BAD_MESSAGE = 4,
 	STORE_BAD_ORDER = 5,
 	STORE_BAD_CHECKSUM = 6,
-	STORE_NO_ROOM = 7,        /* the limit on a stage, or no memory */
+	STORE_NO_ROOM = 7,        /* the limit on memory (K7) or on a stage, or no memory */
 	STORE_NO_SPACE = 8,       /* the file system of the image is full */
 	STORE_CLOSED = 9,         /* the generation is over here: holdings have been told */
 	STORE_NO_VM = 10,
@@ -45,6 +45,10 @@ const uint8_t *image_page(const struct image *image, unsigned region, uint64_t p
 uint64_t image_next(const struct image *image, unsigned region, uint64_t from);
 /* Take the space for pages (ascending) from the file system, so that writing them cannot fail. */
 gboolean image_reserve(struct image *image, unsigned region, const uint64_t *index, size_t count, GError **error);
+/* RAM pages with content or reserved: what the image takes of a limit on memory. */
+uint64_t image_ram_pages(const struct image *image);
+/* How many of the pages image_reserve() would have to take. */
+size_t image_missing(const struct image *image, unsigned region, const uint64_t *index, size_t count);
 /* Assign a reserved page, or XOR it (a page without content counts as zero). */
 void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
 void image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
@@ -171,6 +175,9 @@ struct peer {
 	struct epoch_id epoch;             /* in flight, or the last that was */
 	nsec_t progress;                   /* last time that it moved */
 	uint64_t sent;                     /* bytes, ever */
+	nsec_t measured, waited;           /* T6: last peer_measure(); time in which much waited for it, since the last judgement */
+	uint64_t arrived, taken;           /* bytes that its host has, as of then; of these, in that time */
+	bool waits;
 	uint8_t in[STREAM_ACK_BYTES]; size_t in_used;
 	char why[160];                     /* PEER_FAILED */
 };
@@ -189,6 +196,8 @@ void peer_forget(struct peer *p);
 /* The connection can do what `revents` says. */
 void peer_event(struct peer *p, short revents);
 short peer_events(const struct peer *p);
+/* Keep account of the time in which more than `much` bytes wait for it, and of what it takes in that time; false: nothing to account for. */
+bool peer_measure(struct peer *p, size_t much);
 bool peer_busy(const struct peer *p);      /* it owes us progress */
 
 #endif

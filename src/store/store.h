@@ -53,6 +53,8 @@ GBytes *image_record(struct image *image);
 struct epoch_id image_complete(const struct image *image);
 /* Fill path_new (made anew, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). */
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
+/* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. */
+gboolean image_reserve_ram(struct image *image, GError **error);
 /* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. Returns pages copied. */
 size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only);
 
@@ -90,10 +92,12 @@ struct source_options {
 	const struct tls_credentials *credentials;   /* outlive the source; NULL: plain */
 	size_t fill_bytes;          /* raw bytes of filling per epoch and backup; 0: 8 MiB */
 	unsigned timeout_ms;        /* no progress for this long: the backup failed; 0: 10000 */
+	uint64_t rate_least;        /* bytes/s: a backup that takes less while more waits for it failed (T6); 0: no bound */
 };
 
-/* The shadow is borrowed; it must outlive the source. One thread of its own. */
-struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user);
+/* The shadow is borrowed; it must outlive the source. One thread of its own. NULL with error: no descriptors are left. */
+struct source *source_new(const struct source_options *options, struct image *shadow, const struct source_callbacks *callbacks, void *user,
+                          GError **error);
 void source_free(struct source *source);
 /* The backups for the coming epochs: connect to new ones (their filling starts), close the others. complete: those of `backups` that already
  * hold this VM's image at the shadow's epoch (known from a recovery): they are not filled again. Returns at once; a backup that has failed and is
@@ -122,7 +126,8 @@ struct sink_callbacks {
 	void (*note)(const char *text, void *user);
 };
 
-struct sink_limits { size_t stage_bytes; };  /* most memory for one VM's stage; 0: no bound but RAM size */
+/* stage_bytes: most memory for one VM's stage; 0: no bound but RAM size. memory_bytes: for all RAM images and stages together (K7); 0: no bound. */
+struct sink_limits { size_t stage_bytes; uint64_t memory_bytes; };
 
 /* Listens on address (numeric IPv4; NULL: not at all). credentials (outlive it): NULL: streams are plain. */
 struct sink *sink_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
@@ -148,7 +153,8 @@ void sink_give(struct sink *sink, struct vm_id vm, struct image *image);
 void sink_drop(struct sink *sink, struct vm_id vm);
 /* All of them. */
 void sink_clear(struct sink *sink);
-/* Bytes of memory in images and stages. */
-void sink_memory(struct sink *sink, uint64_t *ret_image_bytes, uint64_t *ret_stage_bytes);
+/* Bytes of memory in images and stages, and how often a stream was refused for want of memory or of space, ever. */
+struct sink_memory { uint64_t image_bytes, stage_bytes, refused_memory, refused_space; };
+void sink_memory(struct sink *sink, struct sink_memory *ret_memory);
 
 #endif

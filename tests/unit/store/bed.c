@@ -123,11 +123,11 @@ struct tls_credentials *bed_credentials(struct host_id host)
 
 static struct sink_user users[BED_BACKUPS];
 
-static void backup_new(struct bed *bed, unsigned n, size_t stage_bytes)
+static void backup_new(struct bed *bed, unsigned n, const struct bed_options *o)
 {
 	static const struct sink_callbacks callbacks = { on_verify_failed, on_spec };
 	struct bed_backup *b = &bed->backup[n];
-	struct sink_limits limits = { stage_bytes };
+	struct sink_limits limits = { o->stage_bytes, o->memory_bytes };
 	GError *error = NULL;
 	b->dir = g_strdup_printf("%s/backup%u", bed->dir, n);
 	g_assert_cmpint(g_mkdir_with_parents(b->dir, 0700), ==, 0);
@@ -158,10 +158,12 @@ struct bed *bed_new(const struct bed_options *o)
 	g_assert_no_error(error);
 	free_spec(&spec);
 	bed->credentials = bed_credentials((struct host_id){ 1 });
-	struct source_options options = { .vm = { 7 }, .name = "vm7", .self = { 1 }, .credentials = bed->credentials, .fill_bytes = o->fill_bytes, .timeout_ms = o->timeout_ms };
-	bed->source = source_new(&options, bed->shadow, &callbacks, bed);
+	struct source_options options = { .vm = { 7 }, .name = "vm7", .self = { 1 }, .credentials = bed->credentials, .fill_bytes = o->fill_bytes,
+	                                  .timeout_ms = o->timeout_ms, .rate_least = o->rate_least };
+	bed->source = source_new(&options, bed->shadow, &callbacks, bed, &error);
+	g_assert_no_error(error);
 	for (unsigned i = 0; i < o->backups; i++)
-		backup_new(bed, i, o->stage_bytes);
+		backup_new(bed, i, o);
 	return bed;
 }
 

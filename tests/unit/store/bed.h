@@ -47,8 +47,9 @@ struct bed {
 struct bed_options {
 	unsigned disks, backups;
 	uint64_t ram_pages, disk_blocks;
-	size_t fill_bytes, stage_bytes;
+	size_t fill_bytes, stage_bytes, memory_bytes;
 	unsigned timeout_ms;
+	uint64_t rate_least;
 	const char *dir;      /* NULL: made */
 };
 

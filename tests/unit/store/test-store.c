@@ -207,9 +207,9 @@ static void test_S4_incomplete_is_dropped(void)
 	g_assert_cmpuint(h[0].complete.n, ==, 0);
 	g_assert_cmpuint(bed_recover(bed), ==, 0);
 	g_assert_cmpuint(sink_holdings(bed->backup[0].sink, h), ==, 0);
-	uint64_t image, stage;
-	sink_memory(bed->backup[0].sink, &image, &stage);
-	g_assert_cmpuint(image + stage, ==, 0);
+	struct sink_memory memory;
+	sink_memory(bed->backup[0].sink, &memory);
+	g_assert_cmpuint(memory.image_bytes + memory.stage_bytes, ==, 0);
 	bed_free(bed);
 }
 
@@ -426,25 +426,57 @@ static void test_generation_unasked(void)
 	bed_free(bed);
 }
 
+/* A limit on memory: refused with the reason, before anything is taken beyond it; what is dropped can be had again. */
+static void test_K7_memory(void)
+{
+	const size_t limit = 3u << 20;
+	struct bed *bed = bed_new(&(struct bed_options){ .backups = 2, .ram_pages = 1000, .memory_bytes = limit });
+	struct sink_memory memory;
+	bed_set_backups(bed, 1, 0);
+	for (uint64_t p = 0; p < 300; p++)
+		bed_write(bed, 0, p, 1);
+	struct epoch_id r = bed_epoch(bed);
+	sink_memory(bed->backup[0].sink, &memory);
+	g_assert_cmpuint(memory.image_bytes, ==, 300 * VCFT_PAGE_SIZE);
+	for (uint64_t p = 0; p < 600; p++)
+		bed_write(bed, 0, p, 1);
+	r = bed_send(bed);
+	bed_record(bed, r);
+	g_assert_false(bed_wait(bed, r));
+	g_assert_cmpuint(bed->stored_failed, ==, host_bit(bed_host(0)));
+	g_assert_nonnull(strstr(bed->why, "backup_memory"));
+	sink_memory(bed->backup[0].sink, &memory);
+	g_assert_cmpuint(memory.refused_memory, ==, 1);
+	g_assert_cmpuint(memory.image_bytes + memory.stage_bytes, <=, limit + (2u << 20));
+	bed_check_image(bed, 0);                               /* the last committed checkpoint is as it was */
+	bed_abort(bed, r);
+	sink_drop(bed->backup[0].sink, (struct vm_id){ 7 });
+	sink_memory(bed->backup[0].sink, &memory);
+	g_assert_cmpuint(memory.image_bytes + memory.stage_bytes, ==, 0);
+	bed_set_backups(bed, 0, 0);
+	bed_epoch(bed);
+	bed_free(bed);
+}
+
 static void test_clear_and_drop(void)
 {
 	struct bed *bed = bed_new(&(struct bed_options){ .disks = 1, .backups = 2 });
-	uint64_t image, stage;
+	struct sink_memory memory;
 	bed_set_backups(bed, 3, 0);
 	bed_write_some(bed, 200);
 	bed_epoch(bed);
 	struct epoch_id r = bed_send(bed);
 	bed_record(bed, r);
 	g_assert_true(bed_wait(bed, r));
-	sink_memory(bed->backup[0].sink, &image, &stage);
-	g_assert_cmpuint(image, >, 0);
-	g_assert_cmpuint(stage, >, 0);
+	sink_memory(bed->backup[0].sink, &memory);
+	g_assert_cmpuint(memory.image_bytes, >, 0);
+	g_assert_cmpuint(memory.stage_bytes, >, 0);
 	sink_clear(bed->backup[0].sink);
 	sink_drop(bed->backup[1].sink, (struct vm_id){ 7 });
 	for (unsigned i = 0; i < 2; i++) {
 		g_autofree char *ram = g_build_filename(bed->backup[i].dir, "ram", NULL);
-		sink_memory(bed->backup[i].sink, &image, &stage);
-		g_assert_cmpuint(image + stage, ==, 0);
+		sink_memory(bed->backup[i].sink, &memory);
+		g_assert_cmpuint(memory.image_bytes + memory.stage_bytes, ==, 0);
 		g_assert_cmpint(access(ram, F_OK), !=, 0);
 	}
 	source_abort(bed->source, r);
@@ -489,7 +521,7 @@ static void test_S3_stage_limit(void)
 	bed_epoch(bed);
 	for (uint64_t p = 0; p < 100; p++)
 		bed_write(bed, 0, p, 1);
-	expect_refused(bed, "no memory for the stage");
+	expect_refused(bed, "backup_memory");
 	bed_recover(bed);
 	check_all(bed, 1);
 	bed_free(bed);
@@ -582,6 +614,34 @@ static void test_T5_never_answers(void)
 	g_assert_nonnull(strstr(bed->why, "no progress"));
 	bed_abort(bed, r);
 	bed_free(bed);
+	close(fd);
+}
+
+/* Reads some 200 kB/s, until the other side hangs up. */
+static gpointer read_slowly(gpointer listener)
+{
+	static uint8_t waste[20 << 10];
+	int fd = accept(GPOINTER_TO_INT(listener), NULL, NULL);
+	while (recv(fd, waste, sizeof waste, MSG_WAITALL) > 0)
+		g_usleep(100 * 1000);
+	close(fd);
+	return NULL;
+}
+
+/* There is progress all the time, and yet too little. */
+static void test_T6_too_slow(void)
+{
+	uint16_t port;
+	int fd = bed_listen(&port), size = 32 << 10;
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+	g_autoptr(GThread) reader = g_thread_new("slow", read_slowly, GINT_TO_POINTER(fd));
+	struct bed *bed = bed_new(&(struct bed_options){ .ram_pages = 8192, .timeout_ms = 5000, .rate_least = 1 << 20 });
+	set_fake(bed, port);
+	for (uint64_t p = 0; p < 8192; p++)
+		bed_write(bed, 0, p, 1);
+	expect_refused(bed, "too slow");
+	bed_free(bed);
+	g_thread_join(g_steal_pointer(&reader));
 	close(fd);
 }
 
@@ -805,11 +865,14 @@ int main(int argc, char **argv)
 	g_test_add_func("/store/S4/old-files", test_S4_old_files);
 	g_test_add_func("/store/recover/to-first", test_recover_to_first);
 	g_test_add_func("/store/abort-behind-slow-link", test_abort_behind_slow_link);
+	g_test_add_func("/store/K7-memory", test_K7_memory);
 	g_test_add_func("/store/clear-and-drop", test_clear_and_drop);
 	g_test_add_func("/store/no-backups", test_no_backups);
 	g_test_add_func("/store/T5/stops-reading", test_T5_stops_reading);
 	if (!g_getenv("VCFT_TEST_TLS"))    /* under TLS it owes the handshake */
 		g_test_add_func("/store/T5/never-answers", test_T5_never_answers);
+	if (!g_getenv("VCFT_TEST_TLS"))    /* that reader knows no TLS */
+		g_test_add_func("/store/T6/too-slow", test_T6_too_slow);
 	g_test_add_func("/store/nobody-there", test_nobody_there);
 	g_test_add_func("/store/abort-half-sent", test_abort_half_sent);
 	g_test_add_func("/store/back-again", test_back_again);
