@@ -87,6 +87,7 @@ struct epoch {
 
 	/* the leader's */
 	bool proposed, resume_sent, begin_sent, abort_sent, wanted;
+	unsigned out_of_patience;            /* times in a row: each time it lasts twice as long, for a first epoch, or one of a busy guest, may be large */
 	nsec_t invited_at;
 	host_mask suspect[VCFT_VM_MAX];
 	nsec_t suspect_until[VCFT_VM_MAX], suspect_for[VCFT_VM_MAX];
@@ -1018,6 +1019,7 @@ static void commit(struct epoch *e)
 	if (e->aborted)
 		return;
 	e->committed = e->begun;
+	e->out_of_patience = 0;
 	for (uint32_t v = 0; v < e->config.vm_count; v++) {
 		e->complete[v] = e->stored_complete[v];
 		e->avoid[v] = 0;
@@ -1083,13 +1085,21 @@ static void release(struct epoch *e)
 	act_epoch(e, EPOCH_ACT_RELEASE, e->released);
 }
 
+#define PATIENCE_DOUBLINGS 10u
+
+static nsec_t patience(const struct epoch *e)
+{
+	return e->config.patience << (e->out_of_patience < PATIENCE_DOUBLINGS ? e->out_of_patience : PATIENCE_DOUBLINGS);
+}
+
 /* Step 7. */
 static void give_up(struct epoch *e, nsec_t now)
 {
 	if (e->state != EPOCH_RUNNING || !is_leader(e) || !is_open(e) || e->abort_sent || e->config.patience == 0 ||
-	    now - e->begun_at < e->config.patience)
+	    now - e->begun_at < patience(e))
 		return;
 	e->abort_sent = true;
+	e->out_of_patience++;
 	say(e, MESSAGE_ABORT)->epoch = e->begun;
 }
 
@@ -1324,8 +1334,8 @@ nsec_t epoch_deadline(const struct epoch *e)
 	nsec_t next = waits_for_answers(e) ? e->waiting_since + or_default(e->config.retry, ASK_AGAIN) : INT64_MAX;
 	if (e->state != EPOCH_RUNNING || !is_leader(e) || !e->quorate)
 		return next;
-	if (is_open(e) && !e->abort_sent && e->config.patience && e->begun_at + e->config.patience < next)
-		next = e->begun_at + e->config.patience;
+	if (is_open(e) && !e->abort_sent && e->config.patience && e->begun_at + patience(e) < next)
+		next = e->begun_at + patience(e);
 	if (may_begin(e) && e->begun_at + e->config.interval < next)
 		next = e->begun_at + e->config.interval;
 	return next;

@@ -40,10 +40,11 @@ struct epoch_config {
 	uint32_t vm_count;
 	unsigned backups;                         /* B, images wanted beside the VM's own host */
 	nsec_t interval;                          /* between two BEGINs */
-	nsec_t patience;                          /* the leader ABORTs a checkpoint that is not committed after this; 0: never */
+	nsec_t patience;                          /* the leader ABORTs a checkpoint that is not committed after this, the next one after twice as long, until one is
+	                                             committed; 0: never */
 	nsec_t settle;                            /* no new backup is filled so soon after a recovery, unless hold: the first commits are what
 	                                             the outside waits for; 0: 1 s */
-	nsec_t retry;                             /* a backup that failed is tried again after this, then after twice as long, at most 64
+	nsec_t retry;                             /* a backup that failed is tried again after this, then after twice as long, at most 8
 	                                             times; 0: 1 s */
 	bool hold_when_degraded;                  /* degraded: hold - release only while every VM has its B complete backups, once it
 	                                             has had them (commits go on: they fill the backups) */
