@@ -4,7 +4,7 @@
 
 #include "agent/agent.h"
 
-enum trouble_reason { TROUBLE_DIED = 1, TROUBLE_PLACE = 2, TROUBLE_RUN = 3, TROUBLE_TUNNEL = 4 };
+enum trouble_reason { TROUBLE_DIED = 1, TROUBLE_PLACE = 2, TROUBLE_RUN = 3, TROUBLE_TUNNEL = 4, TROUBLE_ROOM = 5 };
 
 /* Feed one event to the core and carry out its actions. Never from within an action. */
 void agent_step(struct agent *a, const struct epoch_event *event);

@@ -8,14 +8,14 @@
 #include "agent/prepare.h"
 #include "base/must.h"
 
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
-#define HELD_BYTES (64u << 20)          /* frames that one uplink holds at most */
-#define PORT_BYTES (16u << 20)          /* frames queued for one port at most */
-#define PATIENCE (10 * NSEC_PER_SEC)    /* a checkpoint that takes longer is given up */
+#define PATIENCE (10 * NSEC_PER_SEC)    /* a checkpoint that takes longer is given up; the next one may take twice as long */
 #define TUNNEL_GRACE_MS 1500            /* a broken tunnel of a live member is trouble after this; a dead host is noticed before */
 
 bool agent_has(const struct agent *a, uint32_t vm) { return vm < VCFT_VM_MAX && a->machines[vm]; }
@@ -111,25 +111,32 @@ void agent_forget(struct agent *a)
 
 /* ---- what outlives the process (E9) ---- */
 
-static char *memory_path(const struct agent *a) { return g_build_filename(a->config->state_dir, "generation", NULL); }
+#define MEMORY_BYTES 64u
 
-/* g_file_set_contents() replaces the file as a whole and syncs it. A promise that cannot be kept must not be made: fail-stop. */
-static void remember(struct agent *a, const struct epoch_action *act)
+/* The file is open and has its room from the start, and is written in place, within one sector: a disk or a table of descriptors that is full by then
+ * must not keep a host from its promise. */
+static gboolean memory_open_file(struct agent *a, GError **error)
 {
-	g_autoptr(GError) error = NULL;
-	g_autofree char *path = memory_path(a);
-	g_autofree char *text = g_strdup_printf("%" PRIu64 " %" PRIu64 "\n", act->generation.n, act->seen.n);
-	if (!g_file_set_contents(path, text, -1, &error))
-		g_critical("%s", error->message);
-	MUST("E9", error == NULL);
+	g_autofree char *path = g_build_filename(a->config->state_dir, "generation", NULL);
+	char text[MEMORY_BYTES + 1] = { 0 };
+	struct generation lived = { 0 }, seen = { 0 };
+	a->memory_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ssize_t n = a->memory_fd < 0 ? -1 : pread(a->memory_fd, text, MEMORY_BYTES, 0);
+	if (n >= 0 && sscanf(text, "%" SCNu64 " %" SCNu64, &lived.n, &seen.n) == 2)
+		epoch_remember(a->core, lived, seen);
+	memset(text + n, ' ', n < 0 ? 0 : MEMORY_BYTES - (size_t)n);
+	if (n >= 0 && pwrite(a->memory_fd, text, MEMORY_BYTES, 0) == MEMORY_BYTES && fsync(a->memory_fd) == 0)
+		return TRUE;
+	g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path, g_strerror(errno));
+	return FALSE;
 }
 
-static void recall(struct agent *a)
+/* A promise that cannot be kept must not be made: fail-stop. */
+static void remember(struct agent *a, const struct epoch_action *act)
 {
-	g_autofree char *path = memory_path(a), *text = NULL;
-	struct generation lived = { 0 }, seen = { 0 };
-	if (g_file_get_contents(path, &text, NULL, NULL) && sscanf(text, "%" SCNu64 " %" SCNu64, &lived.n, &seen.n) == 2)
-		epoch_remember(a->core, lived, seen);
+	g_autofree char *text = g_strdup_printf("%" PRIu64 " %" PRIu64, act->generation.n, act->seen.n);
+	g_autofree char *line = g_strdup_printf("%-63s\n", text);
+	MUST("E9", pwrite(a->memory_fd, line, MEMORY_BYTES, 0) == MEMORY_BYTES && fdatasync(a->memory_fd) == 0);
 }
 
 /* ---- actions ---- */
@@ -282,8 +289,9 @@ static void on_hello(struct agent *a, struct host_id from, const struct message 
 	net_add_host(a->net, from, p->name, p->address, p->tunnel_port);
 }
 
-static void on_stats(struct agent *a, const struct message *m)
+static void on_stats(struct agent *a, struct host_id from, const struct message *m)
 {
+	a->peers[from.n].shortages = m->shortages;
 	for (uint32_t i = 0; i < m->vm_count; i++) {
 		uint32_t vm = m->stats[i].vm.n;
 		if (!agent_has(a, vm)) {
@@ -291,6 +299,22 @@ static void on_stats(struct agent *a, const struct message *m)
 			a->stats_epoch[vm] = m->epoch;
 		}
 	}
+}
+
+/* On every host the same words; the details are the one's that said it. */
+static void on_trouble(struct agent *a, struct host_id from, const struct message *m)
+{
+	static const char *const reasons[] = {
+		[TROUBLE_DIED] = "a process of it has ended", [TROUBLE_PLACE] = "it could not be started", [TROUBLE_RUN] = "it could not be run",
+		[TROUBLE_TUNNEL] = "a tunnel broke", [TROUBLE_ROOM] = "no room for its memory or disk",
+	};
+	const char *why = m->reason < G_N_ELEMENTS(reasons) && reasons[m->reason] ? reasons[m->reason] : "?";
+	const char *vm = m->vm.n < VCFT_VM_MAX ? agent_vm_name(a, m->vm) : "network";
+	if (from.n != a->self.n) {
+		g_free(a->trouble);
+		a->trouble = g_strdup_printf("%s on %s: %s", vm, a->peers[from.n].name, why);
+	}
+	events_say(a->events, "trouble", json_pack("{s:s, s:s, s:s}", "vm", vm, "host", a->peers[from.n].name, "why", why));
 }
 
 static void on_deliver(struct host_id from, const uint8_t *data, size_t n, void *user)
@@ -303,8 +327,10 @@ static void on_deliver(struct host_id from, const uint8_t *data, size_t n, void 
 	}
 	if (m->type == MESSAGE_HELLO)
 		on_hello(a, from, m);
+	if (m->type == MESSAGE_TROUBLE && a->cluster)
+		on_trouble(a, from, m);
 	if (m->type == MESSAGE_STATS)
-		on_stats(a, m);
+		on_stats(a, from, m);
 	else
 		agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = from, .message = m });
 	if (m->type == MESSAGE_CONFIG)
@@ -463,10 +489,10 @@ static gboolean remove_remains(const struct config_agent *config, GError **error
 
 static gboolean open_network(struct agent *a, GError **error)
 {
-	struct net_limits limits = { HELD_BYTES, PORT_BYTES };
+	struct net_limits limits = { a->config->held_memory, a->config->queue_memory };
 	struct net_callbacks net_callbacks = { checkpoint_record_complete, tunnel_state, net_note };
 	struct sink_callbacks sink_callbacks = { verify_failed, image_spec, net_note };
-	struct sink_limits sink_limits = { 0 };
+	struct sink_limits sink_limits = { .memory_bytes = a->config->backup_memory };
 	const char *address = a->backend == &group_local ? NULL : a->config->address;    /* alone: nobody is to connect */
 	a->net = net_new(a->self, address, &a->config->tunnel_port, a->credentials, &limits, &net_callbacks, a, error);
 	if (!a->net)
@@ -494,6 +520,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	struct agent *a = g_new0(struct agent, 1);
 	a->config = config;
 	a->loop = loop;
+	a->memory_fd = -1;
 	a->events = events_new();
 	a->box = post_box_new();
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
@@ -502,12 +529,12 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	if (a->group) {
 		a->self = a->backend->self(a->group);
 		a->core = epoch_new(a->self);
-		recall(a);
 	}
-	if (!a->group || !open_network(a, error)) {
+	if (!a->group || !memory_open_file(a, error) || !open_network(a, error)) {
 		agent_free(a);
 		return NULL;
 	}
+	a->shortages = shortages_new(a);
 	return a;
 }
 
@@ -516,6 +543,10 @@ void agent_free(struct agent *a)
 	if (a->net && a->sink)
 		agent_forget(a);
 	g_clear_handle_id(&a->tick, g_source_remove);
+	if (a->shortages)
+		shortages_free(a->shortages);
+	if (a->memory_fd >= 0)
+		close(a->memory_fd);
 	if (a->group)
 		a->backend->leave(a->group);
 	g_clear_pointer(&a->sink, sink_free);

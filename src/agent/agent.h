@@ -11,6 +11,7 @@
 
 #include "agent/events.h"
 #include "agent/machine.h"
+#include "agent/shortage.h"
 #include "base/config.h"
 #include "core/epoch.h"
 #include "group/group.h"
@@ -21,6 +22,7 @@ struct peer {
 	bool known, reachable;                   /* said HELLO; tunnel is up */
 	char name[VCFT_NAME_MAX + 1], address[VCFT_NAME_MAX + 1];
 	uint16_t tunnel_port, replication_port;
+	uint32_t shortages;                      /* as its last STATS said */
 	nsec_t tunnel_lost;                      /* when its tunnel broke in this generation; 0: not */
 };
 
@@ -45,6 +47,8 @@ struct agent {
 	struct net *net;
 	struct sink *sink;
 	struct events *events;
+	struct shortages *shortages;
+	int memory_fd;                           /* what outlives the process (E9) */
 	struct post_box *box;
 	GMainLoop *loop;
 	guint tick;
@@ -73,7 +77,9 @@ struct agent {
 	struct message_holding held[VCFT_VM_MAX];
 	nsec_t detected;                         /* when the running recovery was noticed; 0: none */
 	bool was_protected, ran;
-	unsigned place_failures;
+	unsigned place_failures;                 /* generations of this start or recovery in which a VM could not be placed here */
+	struct generation place_failed_in;       /* the last of them */
+	nsec_t commit_time;                      /* of the last checkpoint */
 	char *trouble;                           /* last reason, for status */
 };
 

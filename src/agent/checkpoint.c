@@ -68,6 +68,13 @@ void checkpoint_record_complete(struct epoch_id r, void *user)
 	post_box_send(((struct agent *)user)->box, on_record, note, g_free);
 }
 
+static void say_stand(struct agent *a, struct vm_id vm, enum vm_stand stand)
+{
+	static const char *const events[VM_STAND_END] = { "vm-goes-on", "vm-waits", "vm-off" };
+	if (a->stats[vm.n].stand != stand)
+		events_say(a->events, events[stand], json_pack("{s:s}", "vm", agent_vm_name(a, vm)));
+}
+
 void checkpoint_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, host_mask failed,
                       const struct machine_stats *stats, void *user)
 {
@@ -76,13 +83,15 @@ void checkpoint_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask co
 	if (!is_current(a, r))
 		return;
 	if (!ok) {
+		shortage_note(a, failed ? SHORT_BACKUP : SHORT_ROOM, stats->why);
 		not_stored(a, vm, failed, "a backup failed or refused");
 		return;
 	}
+	say_stand(a, vm, stats->stand);
 	a->stats_epoch[vm.n] = r;
 	a->stats[vm.n] = (struct message_stats){ .vm = vm, .pause = (uint64_t)stats->pause, .dirty_pages = stats->dirty_pages,
 	                                         .disk_blocks = stats->disk_blocks, .raw_bytes = stats->raw_bytes,
-	                                         .sent_bytes = stats->sent_bytes };
+	                                         .sent_bytes = stats->sent_bytes, .stand = stats->stand };
 	c->stored[c->stored_count++] = (struct epoch_stored){ vm, complete };
 	if (--c->waiting_stored > 0)
 		return;
@@ -150,7 +159,7 @@ static json_t *steps_json(const struct checkpoint *c)
 	return object;
 }
 
-/* Once a second at most: status on another host needs no more. */
+/* Once a second at most: status on another host needs no more. A host without VMs has nothing to say but what it is short of. */
 static void say_stats(struct agent *a, struct epoch_id r)
 {
 	g_autofree struct message *m = g_new0(struct message, 1);
@@ -164,7 +173,8 @@ static void say_stats(struct agent *a, struct epoch_id r)
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i))
 			m->stats[m->vm_count++] = a->stats[i];
-	if (m->vm_count)
+	m->shortages = shortages_mask(a);
+	if (m->vm_count || m->shortages != a->peers[a->self.n].shortages)
 		agent_mcast(a, m);
 }
 
@@ -194,7 +204,7 @@ void checkpoint_commit(struct agent *a, const struct epoch_action *act)
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i))
 			machine_commit(a->machines[i], act->epoch);
-	nsec_t took = clock_now() - a->checkpoint.begun;
+	nsec_t took = a->commit_time = clock_now() - a->checkpoint.begun;
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		a->stats[i].commit = (uint64_t)took;
 	events_say(a->events, "checkpoint-committed",

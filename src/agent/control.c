@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define READERS_MAX 32u   /* at once; root is never kept out */
+#define REST_MS 100                      /* without descriptors nobody is accepted for so long */
 
 struct control {
 	struct agent *agent;
@@ -142,6 +143,10 @@ static void on_event(const char *line, void *user)
 		const char *why = json_string_value(json_object_get(event, "error"));
 		stop_listening(c);
 		refuse(c, why ? why : "no image of a VM is left");
+	} else if (name && !strcmp(name, "cluster-ended")) {
+		const char *why = c->control->agent->trouble;
+		stop_listening(c);
+		refuse(c, why ? why : "the cluster was ended");
 	} else if (name && strcmp(name, "checkpoint-committed")) {
 		say(c, json_pack("{s:s}", "progress", name));
 	}
@@ -342,11 +347,24 @@ static unsigned readers(const struct control *control)
 	return n;
 }
 
+static gboolean on_connection(gint listener, GIOCondition condition, gpointer data);
+
+static gboolean listen_again(gpointer data)
+{
+	struct control *control = data;
+	control->source = g_unix_fd_add(control->fd, G_IO_IN, on_connection, control);
+	return G_SOURCE_REMOVE;
+}
+
 static gboolean on_connection(gint listener, GIOCondition condition, gpointer data)
 {
 	(void)condition;
 	struct control *control = data;
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+		control->source = g_timeout_add(REST_MS, listen_again, control);   /* the socket would say at once that somebody waits */
+		return G_SOURCE_REMOVE;
+	}
 	if (fd < 0)
 		return G_SOURCE_CONTINUE;
 	uid_t user = (uid_t)-1;

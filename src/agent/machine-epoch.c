@@ -2,6 +2,7 @@
 #include "agent/machine-private.h"
 
 #include "base/must.h"
+#include "vm/copy.h"
 
 #include <gio/gio.h>
 #include <inttypes.h>
@@ -26,8 +27,8 @@ static void say_failed_disks(struct machine *m, const struct job *job)
 			note_post(m, note_new(m, NOTE_DISK, job, NULL));
 }
 
-/* Two ascending page sets as one; of a page in both, the newer. Arrays of pointers only: contents stay where they are. */
-static void merge_pages(const struct page_set *newer, const struct page_set *older, struct source_pages *out)
+/* Two ascending lists of pages as one; of a page in both, the newer. Arrays of pointers only: contents stay where they are. */
+static void join(const struct source_pages *newer, const struct source_pages *older, struct source_pages *out)
 {
 	size_t room = newer->count + older->count, n = 0, i = 0, j = 0;
 	uint64_t *index = g_new(uint64_t, room);
@@ -37,21 +38,57 @@ static void merge_pages(const struct page_set *newer, const struct page_set *old
 		if (take_newer && j < older->count && newer->index[i] == older->index[j])
 			j++;
 		index[n] = take_newer ? newer->index[i] : older->index[j];
-		data[n++] = take_newer ? newer->data + i++ * VCFT_PAGE_SIZE : older->data + j++ * VCFT_PAGE_SIZE;
+		data[n++] = take_newer ? newer->data[i++] : older->data[j++];
 	}
 	*out = (struct source_pages){ .count = n, .index = index, .data = data };
 }
 
+static struct source_pages pages_of(const struct page_set *set)
+{
+	const uint8_t **data = g_new(const uint8_t *, set->count);
+	for (size_t i = 0; i < set->count; i++)
+		data[i] = set->data + i * VCFT_PAGE_SIZE;
+	return (struct source_pages){ .count = set->count, .index = set->index, .data = data };
+}
+
+static void merge_pages(const struct page_set *newer, const struct page_set *older, struct source_pages *out)
+{
+	struct source_pages a = pages_of(newer), b = pages_of(older);
+	join(&a, &b, out);
+	g_free((const uint8_t **)a.data);
+	g_free((const uint8_t **)b.data);
+}
+
+/* Add the log of an epoch, older than what is there. */
+static bool log_open(struct machine *m, unsigned i, struct epoch_id r, GError **error)
+{
+	struct disk_log *log = disk_log_open(m->disk[i], r, error);
+	if (!log)
+		return false;
+	g_ptr_array_add(m->logs, log);
+	struct source_pages older = { .count = log->count, .index = log->block, .data = log->data }, all = older;
+	if (m->blocks[i].index)
+		join(&m->blocks[i], &older, &all);
+	if (m->joined[i])
+		pages_clear(&m->blocks[i]);
+	m->joined[i] = all.index != older.index;
+	m->blocks[i] = all;
+	return true;
+}
+
+/* A4 */
 static bool logs_open(struct machine *m, struct source_epoch *epoch, GError **error)
 {
 	m->stats.disk_blocks = 0;
 	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
-		m->log[i] = disk_log_open(m->disk[i], m->pending_epoch, error);
-		if (!m->log[i])
+		m->blocks[i] = (struct source_pages){ 0 };
+		bool ok = log_open(m, i, m->pending_epoch, error);
+		for (guint k = m->unmerged[i]->len; ok && k > 0; k--)
+			ok = log_open(m, i, g_array_index(m->unmerged[i], struct epoch_id, k - 1), error);
+		if (!ok)
 			return false;
-		m->stats.disk_blocks += m->log[i]->count;
-		epoch->region[1 + i] =
-			(struct source_pages){ .count = m->log[i]->count, .index = m->log[i]->block, .data = m->log[i]->data };
+		m->stats.disk_blocks += m->blocks[i].count;
+		epoch->region[1 + i] = m->blocks[i];
 	}
 	return true;
 }
@@ -68,8 +105,18 @@ static void send_epoch(struct machine *m, struct job *job, struct source_epoch *
 	m->stats.scan = m->capture.scan;
 	m->stats.copy = m->capture.copy;
 	m->stats.dirty_pages = m->sent.count;
+	m->stats.stand = m->capture.run == CAPTURE_OFF ? VM_OFF : m->capture.run == CAPTURE_WAITS ? VM_WAITS : VM_RUNS;
 	source_set_backups(m->source, job->backups, job->count, job->complete);
 	source_send(m->source, epoch);
+}
+
+/* Who waits for space tries again what could not be written; who is off reads no frames any more. */
+static void go_on(struct machine *m)
+{
+	if (m->capture.run == CAPTURE_WAITS)
+		vmm_qemu.run(m->vm, NULL);
+	else if (m->capture.run == CAPTURE_OFF)
+		net_vm_off(m->o.net, m->o.id);
 }
 
 void job_capture(struct machine *m, struct job *job)
@@ -86,8 +133,7 @@ void job_capture(struct machine *m, struct job *job)
 		m->pending = true;
 		if (logs_open(m, &epoch, &error))
 			send_epoch(m, job, &epoch);
-	} else if (g_error_matches(error, VMM_ERROR, VMM_ERROR_STOPPED)) {
-		vmm_qemu.run(m->vm, NULL); /* its disk was full: it tries again what could not be written */
+		go_on(m);
 	}
 	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG))
 		vm_close(m); /* lost: whoever watches its process is told, also when the cluster has given this epoch up before */
@@ -110,6 +156,7 @@ void on_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, 
 	n->stats = m->stats; /* written before source_send(), not again before this epoch ends */
 	n->stats.raw_bytes = stats->raw_bytes;
 	n->stats.sent_bytes = stats->sent_bytes;
+	g_strlcpy(n->stats.why, stats->why ? stats->why : "", sizeof n->stats.why);
 	if (stats->why)
 		g_message("%s: epoch %" PRIu64 ": %s", m->o.config->name, r.n, stats->why);
 	if (ok)
@@ -131,6 +178,7 @@ static bool disks_commit(struct machine *m, struct epoch_id r, GError **error)
 			return false;
 		m->disk_at[i] = r;
 	}
+	unmerged_clear(m);
 	return true;
 }
 
@@ -149,29 +197,40 @@ void job_commit(struct machine *m, struct job *job)
 	note_post(m, note_new(m, NOTE_DISK, job, error));
 }
 
-/* The pages of the aborted epoch and those it carried itself, for the next one (A2). */
+/* The pages of the aborted epoch and those it carried itself, for the next one (A2). In place: never more than two epochs' pages in memory. */
 static void carry_over(struct machine *m)
 {
-	struct source_pages all;
-	struct page_set both = { 0 };
 	if (m->capture.ram.count == 0)
 		return;
-	merge_pages(&m->capture.ram, &m->carry, &all);
-	MUST("A2", page_set_reserve(&both, all.count));
-	for (size_t i = 0; i < all.count; i++) {
-		both.index[i] = all.index[i];
-		memcpy(both.data + i * VCFT_PAGE_SIZE, all.data[i], VCFT_PAGE_SIZE);
+	if (m->carry.count == 0) {
+		struct page_set empty = m->carry;
+		m->carry = m->capture.ram;
+		m->capture.ram = empty;
+	} else {
+		MUST("A2", pages_merge(&m->carry, &m->capture.ram));
 	}
-	both.count = all.count;
-	pages_clear(&all);
-	page_set_free(&m->carry);
-	m->carry = both;
 	m->capture.ram.count = 0;
+}
+
+/* A4. What cannot be merged now is tried again after the next abort, and read beside the next epoch until then. */
+static void blocks_over(struct machine *m, unsigned i, struct epoch_id r)
+{
+	GArray *left = m->unmerged[i];
+	g_array_append_val(left, r);
+	for (guint k = 0; k < left->len;) {
+		g_autoptr(GError) error = NULL;
+		struct epoch_id e = g_array_index(left, struct epoch_id, k);
+		if (disk_merge(m->disk[i], e, &error)) {
+			g_array_remove_index(left, k);
+			continue;
+		}
+		g_message("%s: epoch %" PRIu64 " of the disk stays beside the next one: %s", m->o.config->name, e.n, error->message);
+		k++;
+	}
 }
 
 void job_abort(struct machine *m, struct job *job)
 {
-	g_autoptr(GError) error = NULL;
 	if (epoch_cmp(m->pending_epoch, job->epoch) != 0)
 		return;
 	if (m->pending) {
@@ -181,11 +240,9 @@ void job_abort(struct machine *m, struct job *job)
 	m->pending = false;
 	loans_end(m);
 	for (unsigned i = 0; m->disks_sealed && i < m->o.config->disk_count; i++)
-		if (!disk_merge(m->disk[i], job->epoch, &error)) {
-			g_warning("%s: epoch %" PRIu64 " of the disk: %s", m->o.config->name, job->epoch.n, error->message);
-			g_clear_error(&error);
-			say_failed_disks(m, job);
-		}
+		blocks_over(m, i, job->epoch);
+	if (m->disks_sealed)
+		say_failed_disks(m, job);
 	m->disks_sealed = false;
 }
 

@@ -59,8 +59,18 @@ void pages_clear(struct source_pages *pages)
 void loans_end(struct machine *m)
 {
 	pages_clear(&m->sent);
-	for (unsigned i = 0; i < m->o.config->disk_count; i++)
-		g_clear_pointer(&m->log[i], disk_log_free);
+	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
+		if (m->joined[i])
+			pages_clear(&m->blocks[i]);
+		m->joined[i] = false;
+	}
+	g_ptr_array_set_size(m->logs, 0);
+}
+
+void unmerged_clear(struct machine *m)
+{
+	for (unsigned i = 0; i < VCFT_DISK_MAX; i++)
+		g_array_set_size(m->unmerged[i], 0);
 }
 
 void vm_close(struct machine *m)
@@ -74,6 +84,7 @@ void parts_close(struct machine *m)
 	vm_close(m);
 	g_clear_pointer(&m->source, source_free);
 	loans_end(m);
+	unmerged_clear(m);
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
 		g_clear_pointer(&m->disk[i], disk_stop);
 }

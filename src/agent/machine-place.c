@@ -88,6 +88,7 @@ static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError *
 
 static bool disks_rollback(struct machine *m, struct epoch_id c, GError **error)
 {
+	unmerged_clear(m);
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
 		if (!disk_back(m, i, c, error))
 			return false;
@@ -172,7 +173,8 @@ static bool place(struct machine *m, struct job *job, GError **error)
 		ok = place_back(m, job->epoch, error);
 	else
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no image on this host");
-	if (!ok || !disks_start(m, job->epoch, error))
+	/* All of the shadow's room now: a commit may not find that somebody else has taken it. */
+	if (!ok || !image_reserve_ram(m->shadow, error) || !disks_start(m, job->epoch, error))
 		return false;
 	m->carry.count = m->capture.ram.count = 0;
 	m->vm = vm_start(m, job->epoch, error);
@@ -180,7 +182,9 @@ static bool place(struct machine *m, struct job *job, GError **error)
 		return false;
 	if (!m->source) {
 		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,
-		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES };
+		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES,
+		                            .timeout_ms = (unsigned)(m->o.agent->backup_timeout / NSEC_PER_MSEC),
+		                            .rate_least = m->o.agent->backup_rate };
 		struct source_callbacks callbacks = { on_stored };
 		m->source = source_new(&o, m->shadow, &callbacks, m, error);
 	}
@@ -206,6 +210,8 @@ void job_run(struct machine *m, struct job *job)
 	GError *error = NULL;
 	if (!m->vm)
 		g_set_error(&error, G_IO_ERROR, G_IO_ERROR_FAILED, "the VM is gone");
+	else if (vmm_qemu.off(m->vm))
+		net_vm_off(m->o.net, m->o.id);
 	else if (vmm_qemu.run(m->vm, &error))
 		net_reinject(m->o.net, m->o.id, image_record(m->shadow), &error);
 	note_post(m, note_new(m, NOTE_RAN, job, error));

@@ -28,7 +28,10 @@ struct machine {
 	struct vm *vm;
 	struct disk *disk[VCFT_DISK_MAX];
 	struct epoch_id disk_at[VCFT_DISK_MAX]; /* its overlay is exactly this epoch */
-	struct disk_log *log[VCFT_DISK_MAX];
+	GArray *unmerged[VCFT_DISK_MAX];    /* struct epoch_id: aborted, and no room to merge their blocks into the next one (A4) */
+	GPtrArray *logs;                    /* struct disk_log: what the pending epoch borrows */
+	struct source_pages blocks[VCFT_DISK_MAX]; /* of the pending epoch: arrays are ours if `joined` */
+	bool joined[VCFT_DISK_MAX];
 	struct image *shadow;
 	struct source *source;
 	struct image_spec spec;
@@ -93,6 +96,8 @@ void processes_unwatch(struct machine *m);
 void pages_clear(struct source_pages *pages);
 /* The source has let go of the pending epoch: so do we. */
 void loans_end(struct machine *m);
+/* Nothing is left to be merged: all that was sealed is committed, or dropped. */
+void unmerged_clear(struct machine *m);
 void vm_close(struct machine *m);
 void parts_close(struct machine *m);
 char *disk_folder(const struct machine *m, unsigned disk);

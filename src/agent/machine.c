@@ -60,6 +60,9 @@ struct machine *machine_new(const struct machine_options *options, const struct 
 		m->watch[i].fd = -1;
 	m->box = post_box_new();
 	m->jobs = g_async_queue_new();
+	m->logs = g_ptr_array_new_with_free_func((GDestroyNotify)disk_log_free);
+	for (unsigned i = 0; i < VCFT_DISK_MAX; i++)
+		m->unmerged[i] = g_array_new(FALSE, FALSE, sizeof(struct epoch_id));
 	m->thread = g_thread_new(m->o.config->name, worker, m);
 	return m;
 }
@@ -93,6 +96,9 @@ void machine_free(struct machine *m)
 	capture_free(&m->capture);
 	page_set_free(&m->carry);
 	g_async_queue_unref(m->jobs);
+	g_ptr_array_unref(m->logs);
+	for (unsigned i = 0; i < VCFT_DISK_MAX; i++)
+		g_array_unref(m->unmerged[i]);
 	g_free(m);
 }
 

@@ -8,6 +8,7 @@
 #include <glib-unix.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/resource.h>
 
 #define DEFAULT_CONFIG "/etc/virtcft/virtcftd.yaml"
 
@@ -15,6 +16,16 @@ static gboolean on_signal(gpointer loop)
 {
 	g_main_loop_quit(loop);
 	return G_SOURCE_CONTINUE;
+}
+
+/* A VM takes some ten descriptors, a host of a full cluster a thousand. */
+static void raise_descriptors(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
 }
 
 static int serve(struct config_agent *config, GMainLoop *loop, GError **error)
@@ -48,6 +59,7 @@ int main(int argc, char **argv)
 	g_option_context_add_main_entries(context, entries, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	umask(077);
+	raise_descriptors();
 	if (!g_option_context_parse(context, &argc, &argv, &error)) {
 		fprintf(stderr, "virtcftd: %s\n", error->message);
 		return 2;

@@ -8,11 +8,14 @@
 
 #include "agent/post.h"
 
+#include <errno.h>
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <string.h>
 
 #define PLACE_FAILURES_MAX 5u   /* then this host says so and stops trying: it leaves (fail-stop), another one may manage */
+#define START_FAILURES_MAX 2u   /* a start that has failed here, then on all others, and here again, is given up: nothing is lost by that */
+#define ROOM_AGAIN_MS 1000      /* a recovery that finds no room waits: leaving would take the image along */
 
 /* ---- freeze and report ---- */
 
@@ -137,14 +140,50 @@ static void placed_elsewhere(struct agent *a, struct vm_id vm, struct host_id ho
 	net_place(a->net, vm, nics, a->cluster->vms[vm.n].nic_count, host);
 }
 
-static void place_failed(struct agent *a, struct vm_id vm, const char *why)
+struct failed_note { struct agent *agent; struct vm_id vm; struct generation g; bool room; char *why; };
+
+static gboolean failed_tell_later(gpointer data)
 {
-	if (++a->place_failures >= PLACE_FAILURES_MAX) {
-		g_critical("%s cannot be started on this host after %u attempts: %s", agent_vm_name(a, vm), a->place_failures, why);
+	struct failed_note *n = data;
+	if (generation_cmp(n->g, n->agent->generation) == 0)
+		agent_trouble(n->agent, n->vm, n->room ? TROUBLE_ROOM : TROUBLE_PLACE, n->why);
+	return G_SOURCE_REMOVE;
+}
+
+static void failed_drop(void *data)
+{
+	g_free(((struct failed_note *)data)->why);
+	g_free(data);
+}
+
+static void place_failed(struct failed_note *n)
+{
+	struct agent *a = n->agent;
+	if (generation_cmp(a->place_failed_in, n->g) != 0)
+		a->place_failures++;
+	a->place_failed_in = n->g;
+	if (n->room)
+		shortage_note(a, SHORT_ROOM, n->why);
+	if (a->placed_at.n == 0 && a->place_failures >= START_FAILURES_MAX) {
+		events_say(a->events, "start-failed", json_pack("{s:s, s:s}", "vm", agent_vm_name(a, n->vm), "error", n->why));
+		agent_trouble(a, n->vm, n->room ? TROUBLE_ROOM : TROUBLE_PLACE, n->why);
+		agent_down(a);
+	} else if (n->room && a->placed_at.n && a->place_failures > 1) {
+		struct failed_note later = { a, n->vm, n->g, n->room, g_strdup(n->why) };
+		g_timeout_add_full(G_PRIORITY_DEFAULT, ROOM_AGAIN_MS, failed_tell_later, g_memdup2(&later, sizeof later), failed_drop);
+	} else if (!n->room && a->place_failures >= PLACE_FAILURES_MAX) {
+		g_critical("%s cannot be started on this host after %u attempts: %s", agent_vm_name(a, n->vm), a->place_failures, n->why);
 		g_main_loop_quit(a->loop);
-		return;
+	} else {
+		failed_tell_later(n);
 	}
-	agent_trouble(a, vm, TROUBLE_PLACE, why);
+}
+
+/* What has no room now may have it later. */
+static bool wants_room(const GError *error)
+{
+	return g_error_matches(error, VMM_ERROR, VMM_ERROR_SPACE) || strstr(error->message, g_strerror(ENOSPC)) ||
+	       strstr(error->message, g_strerror(EMFILE));
 }
 
 static void place_one(struct agent *a, struct vm_id vm, const struct epoch_action *act)
@@ -175,19 +214,11 @@ static void one_less_placed(void *data)
 		agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_PLACED, .generation = note->g });
 }
 
-struct failed_note { struct agent *agent; struct vm_id vm; struct generation g; char *why; };
-
 static void failed_tell(void *data)
 {
 	struct failed_note *n = data;
 	if (generation_cmp(n->g, n->agent->generation) == 0)
-		place_failed(n->agent, n->vm, n->why);
-}
-
-static void failed_drop(void *data)
-{
-	g_free(((struct failed_note *)data)->why);
-	g_free(data);
+		place_failed(n);
 }
 
 void recovery_placed(struct vm_id vm, struct generation g, const GError *error, void *user)
@@ -196,7 +227,7 @@ void recovery_placed(struct vm_id vm, struct generation g, const GError *error, 
 	if (generation_cmp(g, a->generation) != 0)
 		return;
 	if (error) {
-		struct failed_note note = { a, vm, g, g_strdup(error->message) };
+		struct failed_note note = { a, vm, g, wants_room(error), g_strdup(error->message) };
 		post_box_send(a->box, failed_tell, g_memdup2(&note, sizeof note), failed_drop);
 		return;
 	}

@@ -24,8 +24,9 @@ static json_t *hosts_json(const struct agent *a, const struct epoch_view *v)
 		if (!host_in(a->members, id))
 			continue;
 		const char *state = v->leader.n == h ? "leader" : host_in(v->participants, id) ? "member" : "joining";
-		json_array_append_new(hosts, json_pack("{s:s, s:s, s:s}", "name", a->peers[h].known ? a->peers[h].name : "?", "state",
-		                                       state, "address", a->peers[h].address));
+		json_array_append_new(hosts, json_pack("{s:s, s:s, s:s, s:o}", "name", a->peers[h].known ? a->peers[h].name : "?", "state",
+		                                       state, "address", a->peers[h].address, "short",
+		                                       shortages_names(h == a->self.n ? shortages_mask(a) : a->peers[h].shortages)));
 	}
 	for (unsigned i = 0; a->cluster && i < a->cluster->host_count; i++) {
 		bool here = false;
@@ -47,6 +48,30 @@ static json_t *last_json(const struct message_stats *s, struct epoch_id epoch)
 	                 (double)s->commit / NSEC_PER_USEC);
 }
 
+/* How a VM stands while the cluster runs. */
+static const char *stand_name(const struct agent *a, const struct epoch_view *v, uint32_t i)
+{
+	static const char *const names[VM_STAND_END] = { "running", "waits for disk space", "off" };
+	return v->state == EPOCH_RUNNING && !v->lost ? names[a->stats[i].stand] : state_name(v);
+}
+
+static json_t *memory_json(const struct agent *a)
+{
+	struct sink_memory m;
+	sink_memory(a->sink, &m);
+	return json_pack("{s:I, s:I, s:I}", "image_bytes", (json_int_t)m.image_bytes, "stage_bytes", (json_int_t)m.stage_bytes, "limit_bytes",
+	                 (json_int_t)a->config->backup_memory);
+}
+
+static json_t *network_json(const struct agent *a)
+{
+	struct net_stats n;
+	net_stats(a->net, &n);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "frames", (json_int_t)n.frames, "released", (json_int_t)n.released, "held_frames",
+	                 (json_int_t)n.held_frames, "held_bytes", (json_int_t)n.held_bytes, "held_limit", (json_int_t)a->config->held_memory, "dropped",
+	                 (json_int_t)n.dropped, "dropped_full", (json_int_t)n.dropped_full, "dropped_down", (json_int_t)n.dropped_down);
+}
+
 static json_t *vm_json(const struct agent *a, const struct epoch_view *v, uint32_t i)
 {
 	const struct config_vm *vm = &a->cluster->vms[i];
@@ -56,7 +81,7 @@ static json_t *vm_json(const struct agent *a, const struct epoch_view *v, uint32
 		if (host_in(p->backups, (struct host_id){ h }))
 			json_array_append_new(backups, json_string(a->peers[h].name));
 	return json_pack("{s:s, s:s?, s:o, s:s, s:I, s:o}", "name", vm->name, "host", p && p->host.n ? a->peers[p->host.n].name : NULL,
-	                 "backups", backups, "state", state_name(v), "memory_bytes", (json_int_t)vm->memory_bytes, "last",
+	                 "backups", backups, "state", stand_name(a, v, i), "memory_bytes", (json_int_t)vm->memory_bytes, "last",
 	                 last_json(&a->stats[i], a->stats_epoch[i]));
 }
 
@@ -67,8 +92,10 @@ json_t *status_json(const struct agent *a)
 	json_t *vms = json_array();
 	for (uint32_t i = 0; a->cluster && i < a->cluster->vm_count; i++)
 		json_array_append_new(vms, vm_json(a, &v, i));
-	return json_pack("{s:s?, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:s?}", "cluster", a->cluster ? a->cluster->name : NULL, "host",
+	return json_pack("{s:s?, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:s?, s:o, s:o, s:o, s:f, s:f}", "cluster", a->cluster ? a->cluster->name : NULL, "host",
 	                 a->config->name, "state", state_name(&v), "generation", (json_int_t)v.generation.n, "committed",
 	                 (json_int_t)v.committed.n, "released", (json_int_t)v.released.n, "protected", v.protected_, "quorate", v.quorate,
-	                 "hosts", hosts_json(a, &v), "vms", vms, "trouble", a->trouble);
+	                 "hosts", hosts_json(a, &v), "vms", vms, "trouble", a->trouble,
+	                 "shortages", shortages_json(a), "memory", memory_json(a), "network", network_json(a), "interval_ms",
+	                 a->cluster ? (double)a->cluster->interval / NSEC_PER_MSEC : 0.0, "commit_ms", (double)a->commit_time / NSEC_PER_MSEC);
 }
