@@ -29,7 +29,7 @@ class World:
     """The cluster of the picture."""
 
     def __init__(self):
-        self.lab = vcft.Lab(4, agent=False)
+        self.lab = vcft.Lab(4)
         self.lab.__enter__()
         try:
             self._bring_up()
@@ -38,7 +38,9 @@ class World:
             raise
 
     def _bring_up(self):
-        for host in self.lab.names:
+        for host in self.lab.names:                          # each agent once more, with its limits
+            self.lab.exec(host, "pkill", "-x", "virtcftd")
+            vcft.wait_until("the agent to end", lambda: not self.lab.exec(host, "pgrep", "-x", "virtcftd", check=False), 10)  # noqa: B023
             self.lab.exec(host, "sh", "-c", f"mkdir -p /var/lib/virtcft/vms && mount -t tmpfs -o size={VMS_SPACE} tmpfs /var/lib/virtcft/vms && "
                           f"mount -o remount,size={RAM_SPACE} /dev/shm")
             with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
