@@ -33,7 +33,7 @@ static json_t *hosts_json(const struct agent *a, const struct epoch_view *v)
 		for (uint32_t h = 1; h <= VCFT_HOST_MAX; h++)
 			here = here || (host_in(a->members, (struct host_id){ h }) && !strcmp(a->peers[h].name, a->cluster->hosts[i].name));
 		if (!here)
-			json_array_append_new(hosts, json_pack("{s:s, s:s}", "name", a->cluster->hosts[i].name, "state", "lost"));
+			json_array_append_new(hosts, json_pack("{s:s, s:s, s:[]}", "name", a->cluster->hosts[i].name, "state", "lost", "short"));
 	}
 	return hosts;
 }
