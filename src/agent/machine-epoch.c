@@ -76,7 +76,7 @@ static bool log_open(struct machine *m, unsigned i, struct epoch_id r, GError **
 	return true;
 }
 
-/* A4 */
+/* A5 */
 static bool logs_open(struct machine *m, struct source_epoch *epoch, GError **error)
 {
 	m->stats.disk_blocks = 0;
@@ -212,7 +212,7 @@ static void carry_over(struct machine *m)
 	m->capture.ram.count = 0;
 }
 
-/* A4. What cannot be merged now is tried again after the next abort, and read beside the next epoch until then. */
+/* A5. What cannot be merged now is tried again after the next abort, and read beside the next epoch until then. */
 static void blocks_over(struct machine *m, unsigned i, struct epoch_id r)
 {
 	GArray *left = m->unmerged[i];

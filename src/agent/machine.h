@@ -5,7 +5,7 @@
  *
  *  A1 All that touches the VM, its disks, its shadow and its source is done by the worker, one job after the other, in the order given.
  *  A2 Captured pages of an aborted epoch go into the next one: newer contents win (P7).
- *  A4 So do the disk blocks of an aborted epoch; if the disk has no room to merge them, both logs are read.
+ *  A5 So do the disk blocks of an aborted epoch; if the disk has no room to merge them, both logs are read.
  *  A3 A rollback to c leaves RAM, disks and shadow exactly at c (P6): pages that may differ are those captured since and
  *     those dirty now; if the process is gone, all pages are compared.
  *  A4 Its QEMU and nbdkit run as a user of their own (base/identity.h). Theirs are: the folder of sockets, the disks' folders, the RAM file, the
