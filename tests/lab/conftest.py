@@ -53,6 +53,10 @@ def pytest_runtest_makereport(item, call):
     labs = [lab for value in getattr(item, "funcargs", {}).values() if isinstance(lab := getattr(value, "lab", value), vcft.Lab)]
     if report.failed and labs:
         report.sections.append(("agents' logs", labs[0].log_tails()))
+    for value in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(value, Shared) and value.tails:
+            report.sections.append(("agents' logs when it broke", value.tails))
+            value.tails = None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,6 +96,7 @@ class Shared:
 
     def __init__(self, make):
         self.make, self.kept = make, None
+        self.tails = None               # what the agents had said when it was last broken
 
     def get(self):
         if self.kept is None:
@@ -102,6 +107,7 @@ class Shared:
         """Ends it; the next get() makes a new one."""
         kept, self.kept = self.kept, None
         if kept is not None:
+            self.tails = kept.lab.log_tails()
             kept.lab.__exit__()
 
 
