@@ -53,10 +53,9 @@ def pytest_runtest_makereport(item, call):
     labs = [lab for value in getattr(item, "funcargs", {}).values() if isinstance(lab := getattr(value, "lab", value), vcft.Lab)]
     if report.failed and labs:
         report.sections.append(("agents' logs", labs[0].log_tails()))
-    for value in getattr(item, "funcargs", {}).values():
-        if report.failed and isinstance(value, Shared) and value.tails:
-            report.sections.append(("agents' logs when it broke", value.tails))
-            value.tails = None
+    if report.failed and Shared.tails:
+        report.sections.append(("agents' logs when it broke", Shared.tails))
+        Shared.tails = None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,10 +92,10 @@ def lab(request):
 
 class Shared:
     """Something costly that the tests of a module share, with its lab: made when it is first needed, and made anew after a test has broken it."""
+    tails = None  # what the agents had said when one was last broken
 
     def __init__(self, make):
         self.make, self.kept = make, None
-        self.tails = None               # what the agents had said when it was last broken
 
     def get(self):
         if self.kept is None:
@@ -107,7 +106,7 @@ class Shared:
         """Ends it; the next get() makes a new one."""
         kept, self.kept = self.kept, None
         if kept is not None:
-            self.tails = kept.lab.log_tails()
+            Shared.tails = kept.lab.log_tails()
             kept.lab.__exit__()
 
 
