@@ -6,7 +6,8 @@
  *  D19 A control socket that was once out of step (no answer in time, a wrong one) is closed and not used again: the disk has failed.
  *  D22 nbdkit has no rights of its own: base, control socket and log are descriptors of ours, the plugin is lent where it may not read it (ID3).
  *      What it may have put into dir is opened without following links.
- * A seal or a rollback has little to do and must not take longer than a command to QEMU may; a commit or merge moves an epoch's blocks.
+ * A seal or a rollback has little to do and must not take longer than a command to QEMU may; a commit or merge moves an epoch's blocks, and may take
+ * as much longer as that takes on a slow disk.
  * nbdkit's messages are in dir/nbdkit.log, rewritten by each start. */
 #include "base/fault.h"
 #include "disk/control.h"
@@ -27,7 +28,7 @@
 #define BASE_CHILD_FD 4
 #define PLUGIN_CHILD_FD 5
 #define PROMPT_TIMEOUT_SECONDS 10
-#define MOVE_TIMEOUT_SECONDS 60
+#define MOVE_BYTES_PER_SECOND (8u << 20)   /* at least, of a commit or merge */
 #define LOG_TAIL_BYTES 2000
 
 struct disk {
@@ -88,14 +89,21 @@ static gboolean exchange(struct disk *disk, const struct control_request *reques
 	return TRUE;
 }
 
+static int patience_seconds(const struct disk *disk, enum control_verb verb, struct epoch_id epoch)
+{
+	struct stat log;
+	g_autofree char *path = epoch_log_path(disk->dir, epoch, "");
+	bool moves = (verb == CONTROL_COMMIT || verb == CONTROL_MERGE) && stat(path, &log) == 0;
+	return PROMPT_TIMEOUT_SECONDS + (moves ? (int)MIN((uint64_t)log.st_blocks * 512 / MOVE_BYTES_PER_SECOND, G_MAXINT16) : 0);
+}
+
 static gboolean ask(struct disk *disk, enum control_verb verb, struct epoch_id epoch, GError **error)
 {
 	struct control_request request = { verb, ++disk->sequence, epoch };
 	struct control_answer a;
-	bool moves = verb == CONTROL_COMMIT || verb == CONTROL_MERGE;
 	if (disk->control < 0)
 		return disk_fail(error, "disk %s: %s: failed before", disk->dir, control_verb_name(verb));
-	if (!set_timeout(disk->control, moves ? MOVE_TIMEOUT_SECONDS : PROMPT_TIMEOUT_SECONDS, error) || !exchange(disk, &request, &a, error)) {
+	if (!set_timeout(disk->control, patience_seconds(disk, verb, epoch), error) || !exchange(disk, &request, &a, error)) {
 		disk_close(&disk->control);   /* D19 */
 		g_prefix_error(error, "disk %s: %s: ", disk->dir, control_verb_name(verb));
 		return FALSE;
