@@ -6,6 +6,7 @@
 
 #include "agent/post.h"
 #include "agent/prepare.h"
+#include "agent/watchdog.h"
 #include "base/must.h"
 
 #include <fcntl.h>
@@ -87,14 +88,16 @@ static void machines_clear(struct agent *a)
 		if (a->machines[i]) {
 			net_remove_vm(a->net, (struct vm_id){ i });
 			machine_free(g_steal_pointer(&a->machines[i]));
+			watchdog_beat();
 		}
 }
 
 void agent_forget(struct agent *a)
 {
 	net_freeze(a->net);
-	machines_clear(a);
+	machines_clear(a);   /* each takes as long as its RAM takes to be given back: more than a second on a busy host */
 	sink_clear(a->sink);
+	watchdog_beat();
 	net_clear(a->net);
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		g_clear_pointer(&a->bases[i], g_strfreev);

@@ -7,7 +7,8 @@
 #include <glib/gstdio.h>
 #include <inttypes.h>
 
-#define FILL_BYTES (2u << 20)       /* per epoch while a backup is being filled: what a commit may be longer for it */
+#define FILL_BYTES (1u << 20)       /* per epoch while a backup is being filled, at least */
+#define FILL_MOST (32u << 20)       /* and at most: what there is time for (rule T7) */
 
 void job_pause(struct machine *m, struct job *job)
 {
@@ -182,7 +183,7 @@ static bool place(struct machine *m, struct job *job, GError **error)
 		return false;
 	if (!m->source) {
 		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,
-		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES,
+		                            .credentials = m->o.credentials, .fill_bytes = FILL_BYTES, .fill_most = FILL_MOST,
 		                            .timeout_ms = (unsigned)(m->o.agent->backup_timeout / NSEC_PER_MSEC),
 		                            .rate_least = m->o.agent->backup_rate };
 		struct source_callbacks callbacks = { on_stored };

@@ -48,10 +48,16 @@ bool watchdog_start(void)
 	return child > 0 && fcntl(beat_fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
+void watchdog_beat(void)
+{
+	if (beat_fd >= 0)
+		(void)!write(beat_fd, ".", 1);
+}
+
 static gboolean beat(gpointer data)
 {
 	(void)data;
-	(void)!write(beat_fd, ".", 1);
+	watchdog_beat();
 	return G_SOURCE_CONTINUE;
 }
 

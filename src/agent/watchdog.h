@@ -14,5 +14,7 @@
 bool watchdog_start(void);
 /* From now on the loop beats. */
 void watchdog_attach(void);
+/* A beat within a long piece of work of the loop, each step of which is bounded. No effect without a watchdog. */
+void watchdog_beat(void);
 
 #endif

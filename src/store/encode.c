@@ -6,10 +6,14 @@
  *  S7 Pages go out strictly ascending by (region, page), for each backup: region after region, in each first XOR (before its cursor), then
  *     its window (behind it).
  *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
+ *  T7 An epoch carries as much filling as keeps it at about FILL_TIME to encode and hand on: twice as much after one that took less than half of that,
+ *     half as much after one that took longer; never less than fill_bytes. So a backup is complete soon where there is time, and commits stay short.
  *
  * A disk page that the shadow does not have is sent even if it is zero: that the guest wrote it is what the map says.
  * Thread: the source's. */
 #include "store/source-private.h"
+
+#define FILL_TIME (25 * NSEC_PER_MSEC)
 
 /* Send the chunk that is in the encoder. */
 static bool flush_chunk(struct source *s)
@@ -85,6 +89,8 @@ static bool encode_window(struct source *s, unsigned region, struct fill_cursor 
 	}
 }
 
+static size_t fill_least(const struct source *s) { return s->options.fill_bytes ? s->options.fill_bytes : SOURCE_FILL_DEFAULT; }
+
 /* One window for all backups whose cursor is at the same place. */
 struct window { struct fill_cursor from, to; host_mask receivers; GArray *list[STORE_REGION_MAX]; };
 
@@ -106,7 +112,7 @@ static struct window *window_at(struct source *s, GPtrArray *windows, struct fil
 	w->from = from;
 	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
 		w->list[i] = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-	w->to = fill_window(s->shadow, from, (s->options.fill_bytes ? s->options.fill_bytes : SOURCE_FILL_DEFAULT) / VCFT_PAGE_SIZE, w->list);
+	w->to = fill_window(s->shadow, from, s->fill_bytes / VCFT_PAGE_SIZE, w->list);
 	g_ptr_array_add(windows, w);
 	return w;
 }
@@ -126,9 +132,19 @@ static GPtrArray *plan_windows(struct source *s)
 	return windows;
 }
 
+/* T7 */
+static void learn_fill(struct source *s, bool filled)
+{
+	if (filled && s->stats.encode_time < FILL_TIME / 2)
+		s->fill_bytes = MAX(fill_least(s), MIN(2 * s->fill_bytes, s->options.fill_most));
+	else if (s->stats.encode_time > FILL_TIME)
+		s->fill_bytes = MAX(fill_least(s), s->fill_bytes / 2);
+}
+
 bool source_encode(struct source *s)
 {
 	nsec_t start = clock_now();
+	s->fill_bytes = s->fill_bytes ? s->fill_bytes : fill_least(s);
 	g_autoptr(GPtrArray) windows = plan_windows(s);
 	bool ok = true;
 	for (unsigned r = 0; ok && r < s->shape.regions; r++) {
@@ -139,5 +155,6 @@ bool source_encode(struct source *s)
 		}
 	}
 	s->stats.encode_time = clock_now() - start;
+	learn_fill(s, windows->len > 0);
 	return ok;
 }

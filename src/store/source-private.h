@@ -29,6 +29,7 @@ struct source {
 	GPtrArray *peers;
 	struct delta_encoder *encoder;
 	host_mask receivers;                       /* of the chunk that is being encoded */
+	size_t fill_bytes;                         /* of the next epoch; 0: not yet known */
 	GBytes *record_sent;
 	struct source_stats stats;
 	char why[192];

@@ -90,7 +90,8 @@ struct source_options {
 	struct vm_id vm; const char *name;
 	struct host_id self;
 	const struct tls_credentials *credentials;   /* outlive the source; NULL: plain */
-	size_t fill_bytes;          /* raw bytes of filling per epoch and backup; 0: 8 MiB */
+	size_t fill_bytes;          /* raw bytes of filling per epoch and backup, at first and at least; 0: 8 MiB */
+	size_t fill_most;           /* up to here as many as an epoch has time for (encode.c); less than fill_bytes: no more than these */
 	unsigned timeout_ms;        /* no progress for this long: the backup failed; 0: 10000 */
 	uint64_t rate_least;        /* bytes/s: a backup that takes less while more waits for it failed (T6); 0: no bound */
 };
