@@ -20,6 +20,7 @@ check:
 
 bench: all guests
 	bench/run
+	bench/tls
 
 guests:
 	@guests/build-tiny
