@@ -201,6 +201,12 @@ static void test_held_bounded(struct fixture *f, gconstpointer data)
 	vm_expect_nothing(f->outside);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 /* Bytes of memory that are this process's own. */
 static uint64_t own_memory(void)
 {
@@ -229,7 +235,8 @@ static void test_million(struct fixture *f, gconstpointer data)
 	               took >> 10);
 	g_assert_cmpuint(stats.held_bytes, <=, some.held_bytes);
 	g_assert_cmpuint(stats.held_frames, >, 15000);
-	g_assert_cmpuint(took, <=, some.held_bytes + (4 << 20));
+	if (!SANITIZED)   /* else each allocation has company */
+		g_assert_cmpuint(took, <=, some.held_bytes + (4 << 20));
 	release(f, 1);
 	while (host_stats(f->h).held_frames)
 		sched_yield();
