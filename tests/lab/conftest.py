@@ -50,7 +50,8 @@ def pytest_runtest_protocol(item):
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    labs = [lab for value in getattr(item, "funcargs", {}).values() if isinstance(lab := getattr(value, "lab", value), vcft.Lab)]
+    held = [getattr(value, "kept", value) for value in getattr(item, "funcargs", {}).values()]    # a Shared keeps what has the lab
+    labs = [lab for value in held if isinstance(lab := getattr(value, "lab", value), vcft.Lab)]
     if report.failed and labs:
         report.sections.append(("agents' logs", labs[0].log_tails()))
     if report.failed and Shared.tails:

@@ -13,8 +13,13 @@ TICK = "i=0; while :; do echo tick $i; i=$((i+1)); usleep 20000; done"
 HOST = "host1"
 
 
+# A disk that boots by itself; 16-bit code at 0x7C00 that says a line on the serial port and sleeps:
+#   xor ax,ax; mov ds,ax; mov si,text; mov dx,0x3F8; next: lodsb; or al,al; jz sleep; out dx,al; jmp next; sleep: hlt; jmp sleep; text: ...
+BOOT_SECTOR = (bytes.fromhex("31c0 8ed8 be157c baf803 ac 08c0 7403 ee ebf8 f4 ebfd") + b"VCFT-GUEST-READY from its disk\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
 class Alone:
-    """An agent on one host, group local, and a cluster of two VMs."""
+    """An agent on one host, group local, and a cluster of three VMs: two of Linux, and one that boots from its disk."""
 
     def __init__(self):
         self.lab = vcft.Lab(1, agent=False)
@@ -26,22 +31,24 @@ class Alone:
             raise
 
     def _bring_up(self):
-        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.write("virtcftd.yaml", "name: host1\ngroup: local\n"))
+        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.write("virtcftd.yaml", b"name: host1\ngroup: local\n"))
         vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 10)
-        disk = self.write("disk.raw", "\0" * (4 << 20))
+        disk = self.write("disk.raw", b"\0" * (4 << 20))
+        boot = self.write("boot.raw", BOOT_SECTOR.ljust(1 << 20, b"\0"))
         self.cluster = vcft.Cluster(self.lab, interval="100ms", vms=[
             vcft.tiny_vm("sender", 1, None, [f"udpseq send {vcft.lan_address(2)}:7000 200", TICK], neighbours=[2]),
-            vcft.tiny_vm("receiver", 2, None, ["udpseq recv 7000", "memwriter 1000 1000", "diskwriter 50 200", TICK], neighbours=[1], disks=[disk])])
+            vcft.tiny_vm("receiver", 2, None, ["udpseq recv 7000", "memwriter 1000 1000", "diskwriter 50 200", TICK], neighbours=[1], disks=[disk]),
+            {"name": "booter", "memory": "32M", "disks": [{"image": boot}]}])
         del self.cluster.config["hosts"]
         self.cluster.up()
         self.cluster.wait_ready()
         for program in ("memwriter", "diskwriter"):
             self.cluster.console("receiver").wait_for(f"^{program} ok .* passes=[1-9]", 60)
 
-    def write(self, name, text):
+    def write(self, name, data):
         path = os.path.join(self.lab.scratch.name, name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "wb") as file:
+            file.write(data)
         return path
 
     def virtcft(self, *arguments):
@@ -54,6 +61,11 @@ def make_shared():
     return Alone()
 
 
+def test_boots_from_its_disk(shared):
+    """Without `kernel` the firmware boots from the first disk, through nbdkit as any other read."""
+    assert shared.get().cluster.console("booter").find("^VCFT-GUEST-READY from its disk")
+
+
 @pytest.mark.parametrize("pgrep, process", [(("-f", "^/[^ ]*qemu-system.* -name sender "), "QEMU"), (("-x", "nbdkit"), "nbdkit")], ids=["qemu", "nbdkit"])
 def test_loss_on_one_host(shared, pgrep, process):
     alone = shared.get()
@@ -61,7 +73,7 @@ def test_loss_on_one_host(shared, pgrep, process):
     marks = {vm: cluster.console(vm).mark() for vm in cluster.vms}
     events = cluster.events(HOST)
     events.wait_for("checkpoint-committed", since=vcft.now())
-    for vm in cluster.vms:
+    for vm in ("sender", "receiver"):
         cluster.console(vm).wait_for(r"^tick \d+$", 15, since=marks[vm])
     killed = vcft.now()
     alone.lab.exec(HOST, "kill", "-KILL", alone.lab.exec(HOST, "pgrep", *pgrep).split()[0])
@@ -89,7 +101,7 @@ vms:
     ids=["unit", "network", "key"])
 def test_bad_input_is_refused_with_its_line(shared, change, line, words):
     alone = shared.get()
-    path = alone.write("bad.yaml", YAML % {"memory": "64M", "network": "lan", "more": "", **change})
+    path = alone.write("bad.yaml", (YAML % {"memory": "64M", "network": "lan", "more": "", **change}).encode())
     status, output = alone.virtcft("up", path)
     assert status != 0
     assert re.search(rf"bad\.yaml:{line}: .*{re.escape(words)}.*expected", output), output

@@ -146,7 +146,7 @@ class Lab:
 
     def _answer(self, host, *command):
         try:
-            return self.exec(host, "virtcft", *command, timeout=5)
+            return self.exec(host, "virtcft", *command, timeout=5, check=False)
         except (subprocess.SubprocessError, OSError) as error:
             return f"{' '.join(command)}: {error}\n"
 
