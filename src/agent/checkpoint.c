@@ -30,11 +30,12 @@ void checkpoint_captured(struct vm_id vm, struct epoch_id r, const GError *error
 	struct agent *a = user;
 	if (!is_current(a, r))
 		return;
-	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG) || g_error_matches(error, VMM_ERROR, VMM_ERROR_GONE))
-		agent_trouble(a, vm, TROUBLE_DIED, error->message);
-	else if (error)
+	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG) || g_error_matches(error, VMM_ERROR, VMM_ERROR_GONE)) {
+		g_message("%s", error->message);
+		agent_machine_notes.died(vm, "QEMU", a);   /* noticed before its pidfd says so */
+	} else if (error) {
 		not_stored(a, vm, 0, error->message);
-	else if (--a->checkpoint.waiting_captured == 0) {
+	} else if (--a->checkpoint.waiting_captured == 0) {
 		a->checkpoint.captured = clock_now();
 		net_marker(a->net, r, a->checkpoint.others);
 	}
