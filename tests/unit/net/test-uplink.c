@@ -198,6 +198,8 @@ static void test_held_bounded(struct fixture *f, gconstpointer data)
 	for (uint32_t i = 0; i < held; i++)
 		outside_expect(f->outside, 1, i);
 	outside_expect(f->outside, 2, 7);
+	vm_send(f->vm[1], 1, OUTSIDE, 1000);
+	outside_expect(f->outside, 1, 1000); /* what has left gave its room back to its sender (N8) */
 	vm_expect_nothing(f->outside);
 }
 
