@@ -8,6 +8,12 @@
 #include <inttypes.h>
 #include <string.h>
 
+static void stopping(void *user)
+{
+	struct machine *m = user;
+	net_gate(m->o.net, m->o.id);
+}
+
 static gboolean stopped(void *user, GError **error)
 {
 	struct machine *m = user;
@@ -122,7 +128,7 @@ static void go_on(struct machine *m)
 void job_capture(struct machine *m, struct job *job)
 {
 	GError *error = NULL;
-	struct capture_hooks hooks = { stopped, m };
+	struct capture_hooks hooks = { .stopping = stopping, .stopped = stopped, .user = m };
 	struct source_epoch epoch = { .generation = job->generation, .epoch = job->epoch };
 	MUST("S6", !m->pending);
 	m->pending_epoch = job->epoch;
@@ -137,8 +143,10 @@ void job_capture(struct machine *m, struct job *job)
 	}
 	if (g_error_matches(error, VMM_ERROR, VMM_ERROR_HUNG))
 		vm_close(m); /* lost: whoever watches its process is told, also when the cluster has given this epoch up before */
-	if (error)
+	if (error) {
+		net_open_gate(m->o.net, m->o.id);
 		say_failed_disks(m, job);
+	}
 	note_post(m, note_new(m, NOTE_CAPTURED, job, error));
 }
 

@@ -6,7 +6,7 @@
  *   frame.c    frames (counted references, a pool) and rings of them
  *   mac.c      who has which address: pinned and learned (N3)
  *   switch.c   where a frame goes (N1 N2 N3)
- *   port.c     a VM's NIC: socket, cut rule, what is unread (N1 N4)
+ *   port.c     a VM's NIC: socket, cut rule, gate, what is unread (N1 N4 N9)
  *   charge.c   what a send() adds to SIOCOUTQ
  *   record.c   the cut and the channel records (N4 N6)
  *   tunnel.c   to the other hosts (N5)
@@ -32,9 +32,9 @@
 #define TUNNEL_MARKER_BYTES (MESSAGE_HEADER_BYTES + 24u)
 #define PORT_RX_BYTES (192u << 10)                          /* one read() from a VM; holds any frame */
 #define TUNNEL_RX_BYTES (256u << 10)
-#define SOCKET_SEND_BYTES (1 << 20)                         /* SO_SNDBUF towards a VM */
+#define SOCKET_SEND_BYTES (128 << 10)                       /* SO_SNDBUF towards a VM: as much as QEMU takes in a few rounds, for a gate waits for it (N9) */
 #define RECORD_BYTES_MAX (60u << 20)                        /* a channel record must fit one CHANNEL message */
-#define RECORD_BYTES_QUEUED (RECORD_BYTES_MAX - VCFT_NIC_MAX * (4u << 20)) /* for what is not in a socket; there are at most 2 * SOCKET_SEND_BYTES in one */
+#define RECORD_BYTES_QUEUED (RECORD_BYTES_MAX - VCFT_NIC_MAX * (4u << 20)) /* for what is not in a socket; a socket has less */
 #define LEARNED_MAX 8192u
 
 /* ---- loop.c ---------------------------------------------------------------------------------------------------- */
@@ -202,7 +202,10 @@ struct port {
 	/* Towards the VM, in order: [0, sent) written into the socket and perhaps not yet read, [sent, count) not yet written. */
 	struct ring queue;
 	struct share unsent;
-	size_t sent, written;                   /* written: bytes of queue[sent] that the socket has already taken, its length included */
+	size_t sent, written;                   /* written: bytes of queue[sent] that the socket has already taken, its length included (of a frame to come: a
+	                                         * probe) */
+	uint32_t written_charge;                /* what they have added to SIOCOUTQ */
+	bool gated;                             /* N9: nothing is written */
 	struct ring held;                       /* colour > epoch */
 	struct share held_share;
 	nsec_t noted;                           /* when the owner was last told something of it */
@@ -301,6 +304,7 @@ struct net {
 	struct source tunnel_listener;
 	struct mac_table macs;
 	struct charges charges;
+	int boundary;                           /* goes with every frame to a VM, for nothing but that a read ends there (port.c) */
 	struct frame_pool pool;
 	struct port *dirty_ports;
 	struct tunnel *dirty_tunnels;
@@ -353,6 +357,11 @@ void port_flush(struct net *net, struct port *port);
 void port_read_out(struct net *net, struct port *port);
 /* Number of the first frame of port->queue that the VM has not wholly read. */
 size_t port_first_unread(const struct port *port);
+/* N9: the VM did not take in time what it was given: frame number *ret_i has been read and may be in QEMU, not in the guest. */
+bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i);
+void port_gate(struct net *net, struct request *request);
+void port_open_gate(struct net *net, struct port *port);
+void port_open_gates(struct net *net, struct request *request);
 /* Drop what is not yet in the socket, from number `from` of the queue on. */
 void port_drop_unsent(struct net *net, struct port *port, size_t from);
 /* Offer the held frames again, after the epoch has changed. */

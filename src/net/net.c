@@ -5,9 +5,22 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
 
 #define HELD_BYTES_DEFAULT (64u << 20)
 #define PORT_BYTES_DEFAULT (4u << 20)
+#define GATE_LOOK (50 * NSEC_PER_USEC)
+#define GATE_WAIT NSEC_PER_SEC
+
+static gboolean boundary_init(struct net *net, GError **error)
+{
+	net->boundary = eventfd(0, EFD_CLOEXEC);
+	if (net->boundary < 0)
+		loop_error(error, "eventfd");
+	return net->boundary >= 0;
+}
 
 struct net *net_new(struct host_id self, const char *address, uint16_t *inout_port, const struct tls_credentials *credentials,
                     const struct net_limits *limits, const struct net_callbacks *callbacks, void *user, GError **error)
@@ -28,8 +41,9 @@ struct net *net_new(struct host_id self, const char *address, uint16_t *inout_po
 	net->scratch = g_malloc(VCFT_FRAME_MAX);
 	net->tunnel_listener.fd = -1;
 	net->charges.fd[0] = net->charges.fd[1] = -1;
+	net->boundary = -1;
 	mac_init(&net->macs);
-	if (loop_init(net, error) && charges_init(&net->charges, error) &&
+	if (loop_init(net, error) && charges_init(&net->charges, error) && boundary_init(net, error) &&
 	    (!address || tunnel_listen(net, address, inout_port, error)) && loop_start(net, error))
 		return net;
 	net_free(net);
@@ -47,6 +61,8 @@ void net_free(struct net *net)
 	ring_free(&net->pool, &net->ahead);
 	frame_pool_clear(&net->pool);
 	charges_clear(&net->charges);
+	if (net->boundary >= 0)
+		close(net->boundary);
 	mac_clear(&net->macs);
 	loop_clear(net);
 	g_free(net->scratch);
@@ -108,6 +124,27 @@ void net_cut(struct net *net, struct vm_id vm, struct epoch_id r)
 {
 	MUST("N4", vm.n < VCFT_VM_MAX);
 	struct request q = { .run = record_cut, .vm = vm, .epoch = r };
+	loop_call(net, &q);
+}
+
+/* Nothing tells the writer of a Unix socket that its reader has read, so it is asked. */
+void net_gate(struct net *net, struct vm_id vm)
+{
+	MUST("N9", vm.n < VCFT_VM_MAX);
+	const struct timespec look = { .tv_nsec = GATE_LOOK };
+	nsec_t end = clock_now() + GATE_WAIT;
+	for (;;) {
+		struct request q = { .run = port_gate, .vm = vm };
+		if (loop_call(net, &q) || clock_now() >= end)
+			return;
+		nanosleep(&look, NULL);
+	}
+}
+
+void net_open_gate(struct net *net, struct vm_id vm)
+{
+	MUST("N9", vm.n < VCFT_VM_MAX);
+	struct request q = { .run = port_open_gates, .vm = vm };
 	loop_call(net, &q);
 }
 

@@ -12,6 +12,9 @@
  *     dropped and counted. Only addresses outside are learned, of frames from an uplink; to unknown ones frames are flooded.
  *  N4 Cut of a VM at r (while it is stopped): read out all that it sent (colour r); what it has not yet read of its sockets is added to
  *     its record of r; its ports move to r+1; held frames of colour r+1 are delivered.
+ *  N9 The gate of a VM is closed while it still runs, shortly before it is stopped: nothing is written to its sockets, and what was has been taken
+ *     into the guest's memory, not only by QEMU, which would throw away at the stop what a full receive ring has no room for. The cut opens it. A guest
+ *     that takes nothing within GATE_WAIT is not waited for: the one frame that QEMU may hold for it is recorded and delivered again.
  *  N5 Tunnels are FIFO; MARKER(r) goes behind the last frame of colour <= r.
  *  N6 The record of a VM for r is complete when all local VMs have been cut at r and MARKER(r) came from every other host with VMs.
  *  N7 A tunnel is to the host whose certificate is at its other end (base/tls.h): who says that it is host n must hold the certificate of
@@ -84,9 +87,12 @@ void net_place(struct net *net, struct vm_id vm, const struct net_nic_spec *nics
 void net_add_host(struct net *net, struct host_id host, const char *name, const char *address, uint16_t port);
 void net_forget_host(struct net *net, struct host_id host);
 
-/* N4. Called while the VM is stopped and its QEMU does not read its sockets either (it is blocked in saving its state): what QEMU reads between
- * the stop and the cut is neither in its state nor in the record. Returns when its ports are in epoch r+1. No effect unless the switch runs
- * (a recovery was quicker). */
+/* N9. Close the gate; returns when all that was written to the VM is in the guest, or after GATE_WAIT. The VM runs: some 0.1 ms if it is idle. */
+void net_gate(struct net *net, struct vm_id vm);
+/* Open it, where no cut has: the VM was not captured. */
+void net_open_gate(struct net *net, struct vm_id vm);
+/* N4. Called while the VM is stopped, its gate closed. Returns when its ports are in epoch r+1, and the gate open. No effect unless the switch
+ * runs (a recovery was quicker). */
 void net_cut(struct net *net, struct vm_id vm, struct epoch_id r);
 /* The VM is off and reads nothing any more: until the next rollback nothing is kept for it. */
 void net_vm_off(struct net *net, struct vm_id vm);

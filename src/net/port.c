@@ -7,7 +7,11 @@
  * P1 A frame is put into the queue only if its colour is not newer than the port's epoch.
  * N4 The unread frames of a stopped VM are known exactly: each frame is a send() of its own, its charge is remembered, and the last frames
  *    whose charges add up to SIOCOUTQ are those that it has not wholly read (charge.c). They stay in the queue only for this: they are
- *    never written twice.
+ *    never written twice, but for the one of N9.
+ * N9 What QEMU has read is not yet in the guest: frames for which the receive ring has no room wait inside QEMU, and a stop throws them away. So
+ *    (1) every send() carries a descriptor, at which a read ends (unix_stream_read_generic): QEMU gets one frame at a time, and while it holds one
+ *    that the ring has no room for it reads nothing (net/stream.c). (2) Behind the last frame goes a probe: the first byte of the next frame's length,
+ *    which is always 0. When that has been read, QEMU holds nothing. (3) Nothing is written behind the probe until the cut.
  * One connection at a time: a second one waits in the listen queue until the first is gone. A length of 0 or more than VCFT_FRAME_MAX ends
  * the connection: the stream has lost its frames' bounds. Nothing blocks: what the socket does not take waits in the queue, at most
  * limits.port_bytes, shared by the senders (N8), then frames are dropped as by any full queue. Thread: switch. */
@@ -16,6 +20,7 @@
 #include "base/must.h"
 #include "core/cut.h"
 
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <linux/sockios.h>
@@ -31,7 +36,8 @@
 #define BACKLOG 4               /* connections that wait */
 #define WRITE_BATCH 64u         /* frames of one sendmmsg */
 #define TRIM_AT 256u            /* written frames after which it is worth asking which have been read */
-#define ONE_BUFFER 32768u       /* a send() of up to this many bytes makes one buffer */
+#define ONE_BUFFER 32768u       /* a send() of up to this many bytes makes one buffer; a larger frame is sent in several */
+static_assert(VCFT_FRAME_MAX < 1u << 24, "N9: the first byte of a length is 0");
 
 static void port_ready(struct net *net, struct source *source, uint32_t events);
 
@@ -40,7 +46,7 @@ static void port_ready(struct net *net, struct source *source, uint32_t events);
 void port_arm(struct net *net, struct port *port)
 {
 	uint32_t events = net->state == NET_PLACING ? 0 : EPOLLIN;
-	if (net->state == NET_RUNNING && port->sent < port->queue.count)
+	if (net->state == NET_RUNNING && !port->gated && port->sent < port->queue.count)
 		events |= EPOLLOUT;
 	source_arm(net, &port->connection, events);
 }
@@ -49,9 +55,7 @@ static void queue_drop_sent(struct net *net, struct port *port)
 {
 	for (; port->sent; port->sent--)
 		frame_unref(&net->pool, ring_pop(&port->queue));
-	if (port->queue.count)
-		ring_at(&port->queue, 0)->charge = 0;
-	port->written = 0;
+	port->written = port->written_charge = 0;
 }
 
 /* What was in the socket is gone with the process that would have read it; what was not yet written waits for the next one. */
@@ -261,14 +265,16 @@ void port_drop_unsent(struct net *net, struct port *port, size_t from)
 
 /* ---- what the VM has read ---- */
 
-size_t port_first_unread(const struct port *port)
+/* SIOCOUTQ: 0 if it has read all, or is gone. */
+static int unread_charge(const struct port *port)
 {
 	int outq = 0;
-	if (port->connection.fd < 0 || ioctl(port->connection.fd, SIOCOUTQ, &outq) < 0)
-		return port->sent;
-	int64_t left = outq;
-	if (port->written)
-		left -= ring_at(&port->queue, port->sent)->charge;
+	return port->connection.fd >= 0 && ioctl(port->connection.fd, SIOCOUTQ, &outq) == 0 ? outq : 0;
+}
+
+size_t port_first_unread(const struct port *port)
+{
+	int64_t left = (int64_t)unread_charge(port) - port->written_charge;
 	size_t i = port->sent;
 	while (i > 0 && left > 0)
 		left -= ring_at(&port->queue, --i)->charge;
@@ -280,7 +286,7 @@ size_t port_first_unread(const struct port *port)
 
 static void trim(struct net *net, struct port *port)
 {
-	for (size_t read = port_first_unread(port); read; read--) {
+	for (size_t read = port_first_unread(port); read > 1; read--) { /* the last one may be needed: port_keeps_one() */
 		frame_unref(&net->pool, ring_pop(&port->queue));
 		port->sent--;
 	}
@@ -292,40 +298,71 @@ static void trim(struct net *net, struct port *port)
 static bool account(struct net *net, struct port *port, size_t n)
 {
 	struct ring_entry *e = ring_at(&port->queue, port->sent);
-	e->charge += charge_of(&net->charges, n);
+	port->written_charge += charge_of(&net->charges, n);
 	port->written += n;
 	if (port->written < e->frame->size + 4)
 		return false;
+	e->charge = port->written_charge;
 	share_give(&port->unsent, e->frame);
-	port->written = 0;
+	port->written = port->written_charge = 0;
 	port->sent++;
 	return true;
 }
 
-/* One sendmmsg, a message for each frame; true: go on. */
-static bool write_batch(struct net *net, struct port *port)
+/* The control message that ends a read (N9). */
+union boundary { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr head; };
+
+static void boundary_fill(const struct net *net, union boundary *b)
 {
-	struct mmsghdr messages[WRITE_BATCH];
-	struct iovec iov[WRITE_BATCH];
-	unsigned n = (unsigned)MIN(port->queue.count - port->sent, WRITE_BATCH);
-	for (unsigned i = 0; i < n; i++) {
+	*b = (union boundary){ 0 };
+	b->head = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+	memcpy(CMSG_DATA(&b->head), &net->boundary, sizeof net->boundary);
+}
+
+struct batch { unsigned count; struct mmsghdr messages[WRITE_BATCH]; struct iovec iov[WRITE_BATCH]; };
+
+/* A message for each frame, up to one that needs several. */
+static void batch_fill(const struct port *port, union boundary *boundary, struct batch *b)
+{
+	size_t frames = MIN(port->queue.count - port->sent, WRITE_BATCH), left = 0;
+	for (b->count = 0; b->count < frames && left <= ONE_BUFFER; b->count++) {
+		unsigned i = b->count;
 		struct frame *f = ring_at(&port->queue, port->sent + i)->frame;
 		size_t skip = i == 0 ? port->written : 0;
-		iov[i] = (struct iovec){ f->length + skip, f->size + 4 - skip };
-		messages[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &iov[i], .msg_iovlen = 1 } };
+		left = f->size + 4 - skip;
+		b->iov[i] = (struct iovec){ f->length + skip, MIN(left, ONE_BUFFER) };
+		b->messages[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &b->iov[i], .msg_iovlen = 1, .msg_control = boundary->bytes,
+		                                                .msg_controllen = sizeof boundary->bytes } };
 	}
-	int k = sendmmsg(port->connection.fd, messages, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (k < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS && errno != ENOMEM)
+}
+
+/* ETOOMANYREFS: more descriptors under way than the process may have open; QEMU will take them. */
+static bool is_full(int error)
+{
+	return error == EAGAIN || error == EINTR || error == ENOBUFS || error == ENOMEM || error == ETOOMANYREFS;
+}
+
+/* One sendmmsg; true: go on. */
+static bool write_batch(struct net *net, struct port *port)
+{
+	struct batch b;
+	union boundary boundary;
+	boundary_fill(net, &boundary);
+	batch_fill(port, &boundary, &b);
+	int k = sendmmsg(port->connection.fd, b.messages, b.count, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (k < 0 && !is_full(errno))
 		disconnect(net, port, NULL);
-	for (int i = 0; i < k; i++)
-		if (!account(net, port, messages[i].msg_len))
-			return false;
-	return k > 0;
+	bool whole = true;
+	for (int i = 0; i < k; i++) {
+		account(net, port, b.messages[i].msg_len);
+		whole = b.messages[i].msg_len == b.iov[i].iov_len;
+	}
+	return k > 0 && whole;
 }
 
 void port_flush(struct net *net, struct port *port)
 {
-	if (net->state != NET_RUNNING || port->connection.fd < 0)
+	if (net->state != NET_RUNNING || port->connection.fd < 0 || port->gated)
 		return;
 	while (port->sent < port->queue.count && write_batch(net, port))
 		;
@@ -334,12 +371,67 @@ void port_flush(struct net *net, struct port *port)
 	port_arm(net, port);
 }
 
+/* ---- the gate (N9) ---- */
+
+/* False: the socket is full. A frame of which a part has been written is a probe as well. */
+static bool probe(struct net *net, struct port *port)
+{
+	static const uint8_t first_of_length;
+	if (!port->written && send(port->connection.fd, &first_of_length, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1) {
+		port->written = 1;
+		port->written_charge = charge_of(&net->charges, 1);
+	}
+	return port->written;
+}
+
+static bool gate(struct net *net, struct port *port)
+{
+	port->gated = true;
+	port_arm(net, port);
+	return port->connection.fd < 0 || port->off || (probe(net, port) && unread_charge(port) == 0);
+}
+
+static struct vm *running_vm(struct net *net, struct vm_id id)
+{
+	struct vm *vm = &net->vms[id.n];
+	return net->state == NET_RUNNING && vm->known && vm->host.n == net->self.n ? vm : NULL;
+}
+
+void port_gate(struct net *net, struct request *q)
+{
+	struct vm *vm = running_vm(net, q->vm);
+	for (unsigned i = 0; vm && i < vm->nic_count; i++)
+		q->ok &= gate(net, vm->ports[i]);
+}
+
+void port_open_gate(struct net *net, struct port *port)
+{
+	port->gated = false;
+	port_flush(net, port);
+}
+
+void port_open_gates(struct net *net, struct request *q)
+{
+	struct vm *vm = running_vm(net, q->vm);
+	for (unsigned i = 0; vm && i < vm->nic_count; i++)
+		port_open_gate(net, vm->ports[i]);
+}
+
+/* The probe is unread: QEMU has not asked for more since it read the last frame; it may be that it could not. */
+bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i)
+{
+	if (!port->gated || first_unread == 0 || unread_charge(port) == 0)
+		return false;
+	*ret_i = first_unread - 1;
+	return true;
+}
+
 /* ---- life ---- */
 
 static void queues_clear(struct net *net, struct port *port)
 {
 	ring_clear(&net->pool, &port->queue);
-	port->sent = port->written = 0;
+	port->sent = port->written = port->written_charge = 0;
 	ring_clear(&net->pool, &port->held);
 	port->unsent = port->held_share = (struct share){ 0 };
 }
@@ -358,7 +450,7 @@ void port_rollback(struct net *net, struct port *port)
 {
 	disconnect(net, port, NULL);
 	queues_clear(net, port);
-	port->off = false;
+	port->off = port->gated = false;
 	port->epoch = net->epoch;
 }
 

@@ -6,8 +6,9 @@
  *                     │ then every frame with colour <= r
  *
  * N4 The order within a cut is the argument: 1. What the VM has sent is read out while its port still gives the old colour, so that it
- *    belongs to r. 2. The ports get the new epoch. 3. What it has not read goes into the record, before anything else can. 4. The held
- *    frames are offered again, by the cut rule of the new epoch: those of an older colour (after an abort) are recorded as well.
+ *    belongs to r. 2. The ports get the new epoch. 3. What is not in the guest goes into the record, before anything else can. 4. The held
+ *    frames are offered again, by the cut rule of the new epoch: those of an older colour (after an abort) are recorded as well. 5. The gate is
+ *    opened (N9): what QEMU reads from now on it gives to the guest when that runs again.
  * N6 Complete: every local VM is cut at r (net_marker says so) and MARKER(r) or a later one has come from each of the others. After that no
  *    frame of colour <= r can come; one that does, from a host that breaks its word, is not delivered.
  * A VM has one record: a checkpoint begins only after the last one is committed or aborted. After an abort of r, frames of colours <= r
@@ -68,14 +69,30 @@ static void record_open(struct net *net, struct vm *vm, struct epoch_id r)
 	vm->record_epoch = r;
 }
 
+/* N9: it comes first in the record; for the VM that goes on it comes last, for what is in the socket cannot be overtaken. */
+static struct frame *record_kept(struct net *net, struct port *port, size_t first_unread)
+{
+	size_t i;
+	if (!port_keeps_one(port, first_unread, &i))
+		return NULL;
+	struct frame *kept = frame_ref(ring_at(&port->queue, i)->frame);
+	record_add(net, port, kept);
+	return kept;
+}
+
 static void record_unread(struct net *net, struct port *port)
 {
-	size_t first_unsent = port->sent + (port->written > 0);
-	for (size_t i = port_first_unread(port); i < port->queue.count; i++)
+	size_t first_unread = port_first_unread(port), first_unsent = port->sent + (port->written > 0);
+	struct frame *kept = record_kept(net, port, first_unread);
+	for (size_t i = first_unread; i < port->queue.count; i++)
 		if (i >= first_unsent && !record_has_room(net, port, ring_at(&port->queue, i)->frame))
 			port_drop_unsent(net, port, i);
 		else
 			record_add(net, port, ring_at(&port->queue, i)->frame);
+	if (kept) {
+		port_queue(net, port, kept, true);
+		frame_unref(&net->pool, kept);
+	}
 }
 
 /* A port that is added from now on is in a later epoch than r. */
@@ -101,6 +118,8 @@ void record_cut(struct net *net, struct request *q)
 		record_unread(net, vm->ports[i]);
 	for (unsigned i = 0; i < vm->nic_count; i++)
 		port_offer_held(net, vm->ports[i]);
+	for (unsigned i = 0; i < vm->nic_count; i++)
+		port_open_gate(net, vm->ports[i]);
 	epoch_is_over(net, q->epoch);
 }
 

@@ -280,6 +280,8 @@ gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks
 	if (!vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) || !check_running(vm, error) || !make_room(vm, c, error) ||
 	    !copy_bulk(vm, &job, error))
 		return FALSE;
+	if (hooks && hooks->stopping)
+		hooks->stopping(hooks->user);
 	struct qmp_events before = *qmp_events(vm->qmp);
 	if (!capture_by_some_way(vm, &job, error))
 		return FALSE;

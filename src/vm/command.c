@@ -89,7 +89,7 @@ static void add_nic(GPtrArray *argv, unsigned i, const struct vm_nic *nic)
 	g_autofree char *path = quoted(nic->socket);
 	const uint8_t *m = nic->mac;
 	add(argv, "-netdev", "stream,id=n%u,server=off,addr.type=unix,addr.path=%s", i, path);
-	add(argv, "-device", "virtio-net-pci,id=nic%u,netdev=n%u,romfile=,rx_queue_size=1024,mac=%02x:%02x:%02x:%02x:%02x:%02x", i, i, m[0], m[1], m[2], m[3], m[4], m[5]);
+	add(argv, "-device", "virtio-net-pci,id=nic%u,netdev=n%u,romfile=,mac=%02x:%02x:%02x:%02x:%02x:%02x", i, i, m[0], m[1], m[2], m[3], m[4], m[5]);
 }
 
 static void add_disk(GPtrArray *argv, unsigned i, const struct vm_disk *disk)

@@ -71,6 +71,8 @@ struct capture {
 void capture_free(struct capture *capture);
 
 struct capture_hooks {
+	/* The VM will be stopped now: what must be still by then is to be brought to rest (its ports' gates closed). May be NULL. */
+	void (*stopping)(void *user);
 	/* The VM is stopped and its disks are drained: cut its ports, seal its disks. False with error: the capture fails (V3). */
 	gboolean (*stopped)(void *user, GError **error);
 	void *user;

@@ -319,6 +319,124 @@ static void test_n4_unread_sizes(struct fixture *f, gconstpointer data)
 	g_free(t);
 }
 
+/* ---- the gate ---- */
+
+static gpointer close_gate(gpointer data)
+{
+	net_gate(((struct host *)data)->net, (struct vm_id){ 2 });
+	return NULL;
+}
+
+/* All that the VM is given from now on until the probe: closes the gate of VM 2 meanwhile. */
+static void read_until_gated(struct fixture *f, uint32_t first, uint32_t end)
+{
+	GThread *thread = g_thread_new("gate", close_gate, f->h);
+	for (uint32_t i = first; i < end; i++)
+		vm_expect(f->vm[2], 1, i);
+	uint8_t probe = 1;
+	read_all(f->vm[2], &probe, 1);
+	g_assert_cmpuint(probe, ==, 0);
+	g_thread_join(thread);
+}
+
+/* The frame whose first byte has been read as a probe. */
+static void expect_behind_probe(int fd, uint32_t number)
+{
+	uint8_t rest[3 + 64];
+	read_all(fd, rest, sizeof rest);
+	g_assert_cmpuint(rest[2], ==, 64);
+	g_assert_cmpuint(frame_number(rest + 3), ==, number);
+}
+
+/* N9 (1): however much is there, one read gives one frame: QEMU never holds more than one that its guest has no room for. */
+static void test_n9_a_frame_a_read(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	static uint8_t room[1 << 20];
+	for (uint32_t i = 0; i < 20; i++)
+		vm_send(f->vm[1], 1, 2, i);
+	host_settle(f->h, 20);
+	for (uint32_t i = 0; i < 20; i++) {
+		g_assert_cmpint(read(f->vm[2], room, sizeof room), ==, 4 + 64);
+		g_assert_cmpuint(frame_number(room + 4), ==, i);
+	}
+	struct test_frame *t = g_new(struct test_frame, 1);
+	for (uint32_t i = 0; i < 2; i++) {
+		frame_fill(t, 1, 2, i, VCFT_FRAME_MAX);
+		vm_send_frame(f->vm[1], t);
+	}
+	for (size_t left = 4 + VCFT_FRAME_MAX; left;) {   /* of the two large ones no read has more than the first */
+		ssize_t n = read(f->vm[2], room, sizeof room);
+		g_assert_cmpint(n, <=, left);
+		left -= (size_t)n;
+	}
+	vm_receive(f->vm[2], t);
+	g_assert_cmpuint(frame_number(t->bytes), ==, 1);
+	g_free(t);
+}
+
+/* N9 (2) (3): what came before the gate has been read, what came after is in flight, in order and once. */
+static void test_n9_gate(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (uint64_t r = 1; r <= 20; r++) {
+		for (uint32_t i = 0; i < 5; i++)
+			vm_send(f->vm[1], 1, 2, i);
+		host_settle(f->h, (r - 1) * 8 + 5);
+		read_until_gated(f, 0, 5);
+		for (uint32_t i = 5; i < 8; i++)
+			vm_send(f->vm[1], 1, 2, i);
+		host_settle(f->h, r * 8);
+		vm_expect_nothing(f->vm[2]);
+		cut_all(f, r);
+		record_expect(f->h, 2, r, 1, 3, (uint32_t[]){ 5, 6, 7 });
+		expect_behind_probe(f->vm[2], 5);
+		vm_expect(f->vm[2], 1, 6);
+		vm_expect(f->vm[2], 1, 7);
+	}
+}
+
+/* N9: who takes the frames, but asks for no more, may hold the last one in vain: it is recorded, and sent again behind the others. */
+static void test_n9_keeps_one(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	for (uint32_t i = 0; i < 4; i++)
+		vm_send(f->vm[1], 1, 2, i);
+	host_settle(f->h, 4);
+	for (uint32_t i = 0; i < 2; i++)
+		vm_expect(f->vm[2], 1, i);
+	net_gate(f->h->net, (struct vm_id){ 2 });
+	cut_all(f, 1);
+	record_expect(f->h, 2, 1, 1, 3, (uint32_t[]){ 1, 2, 3 });
+	vm_expect(f->vm[2], 1, 2);
+	vm_expect(f->vm[2], 1, 3);
+	vm_expect(f->vm[2], 1, 1);
+	vm_send(f->vm[1], 1, 2, 4);
+	vm_expect(f->vm[2], 1, 4);
+	vm_expect_nothing(f->vm[2]);
+}
+
+/* N9: the VM was not captured after all. */
+static void test_n9_open(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	read_until_gated(f, 0, 0);
+	vm_send(f->vm[1], 1, 2, 3);
+	host_settle(f->h, 1);
+	vm_expect_nothing(f->vm[2]);
+	net_open_gate(f->h->net, (struct vm_id){ 2 });
+	expect_behind_probe(f->vm[2], 3);
+	read_until_gated(f, 0, 0);
+	host_start(f->h, 2, 0);                     /* a recovery opens it as well */
+	close(f->vm[2]);
+	f->vm[2] = host_connect(f->h, 2);
+	vm_expect_closed(f->vm[1]);
+	close(f->vm[1]);
+	f->vm[1] = host_connect(f->h, 1);
+	vm_send(f->vm[1], 1, 2, 9);
+	vm_expect(f->vm[2], 1, 9);
+}
+
 /* What the socket did not take (a VM that does not read) is in flight too; nothing is lost, doubled or torn live. */
 static void test_n4_backlog(struct fixture *f, gconstpointer data)
 {
@@ -659,6 +777,10 @@ int main(int argc, char **argv)
 	ADD("N4-half-read", test_n4_half_read, NULL);
 	ADD("N4-unread-sizes", test_n4_unread_sizes, NULL);
 	ADD("N4-backlog", test_n4_backlog, &large);
+	ADD("N9-a-frame-a-read", test_n9_a_frame_a_read, NULL);
+	ADD("N9-gate", test_n9_gate, NULL);
+	ADD("N9-keeps-one", test_n9_keeps_one, NULL);
+	ADD("N9-open", test_n9_open, NULL);
 	ADD("not-connected", test_not_connected, NULL);
 	ADD("discard", test_discard, NULL);
 	ADD("discard-complete", test_discard_complete, NULL);

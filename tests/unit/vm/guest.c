@@ -113,7 +113,7 @@ void guest_type(struct guest *g, const char *line)
 void guest_capture(struct guest *g, struct capture *c, gboolean (*stopped)(void *, GError **), void *user)
 {
 	g_autoptr(GError) error = NULL;
-	struct capture_hooks hooks = { stopped, user };
+	struct capture_hooks hooks = { .stopped = stopped, .user = user };
 	vmm_qemu.capture(g->vm, c, &hooks, &error);
 	g_assert_no_error(error);
 }

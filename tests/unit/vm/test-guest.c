@@ -222,7 +222,7 @@ static void write_once(struct guest *g)
 static void refuse(struct oracle *o, struct capture *c)
 {
 	g_autoptr(GError) error = NULL;
-	struct capture_hooks hooks = { look, o };
+	struct capture_hooks hooks = { .stopped = look, .user = o };
 	g_assert_false(vmm_qemu.capture(o->guest->vm, c, &hooks, &error));
 	g_assert_nonnull(error);
 	g_assert_true(strstr(error->message, "vm t: ") == error->message);
@@ -331,7 +331,7 @@ static void test_v3_hung(void)
 	oracle_capture(&o, &c);
 	g_assert_cmpint(kill(vmm_qemu.pid(g.vm), SIGSTOP), ==, 0);
 	g_autoptr(GError) error = NULL;
-	struct capture_hooks hooks = { look, &o };
+	struct capture_hooks hooks = { .stopped = look, .user = &o };
 	g_assert_false(vmm_qemu.capture(g.vm, &c, &hooks, &error));
 	g_assert_error(error, VMM_ERROR, VMM_ERROR_HUNG);
 	g_assert_cmpint(kill(vmm_qemu.pid(g.vm), SIGCONT), ==, 0);
