@@ -7,7 +7,7 @@
 
 char *machine_nic_path(const struct config_agent *agent, const struct config_vm *config, unsigned nic)
 {
-	return g_strdup_printf("%s/%s/nic%u.sock", agent->run_dir, config->name, nic);
+	return g_strdup_printf("%s/%s-nic%u.sock", agent->run_dir, config->name, nic);
 }
 
 char *machine_console_path(const struct config_agent *agent, const struct config_vm *config)

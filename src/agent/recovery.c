@@ -103,10 +103,8 @@ static gboolean ports_add(struct agent *a, struct vm_id vm, GError **error)
 	for (unsigned i = 0; i < config->nic_count; i++)
 		paths[i] = machine_nic_path(a->config, config, i);
 	gboolean ok = net_add_vm(a->net, vm, nics, config->nic_count, (const char *const *)paths, error);
-	for (unsigned i = 0; i < config->nic_count; i++) {
-		ok = ok && identity_give(&who, paths[i], error);
+	for (unsigned i = 0; i < config->nic_count; i++)
 		g_free(paths[i]);
-	}
 	return ok;
 }
 

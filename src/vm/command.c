@@ -84,11 +84,10 @@ static void add_console(GPtrArray *argv, const struct vm_spec *spec)
 	add(argv, "-serial", "chardev:con0");
 }
 
-static void add_nic(GPtrArray *argv, unsigned i, const struct vm_nic *nic)
+static void add_nic(GPtrArray *argv, unsigned i, const struct vm_nic *nic, int fd)
 {
-	g_autofree char *path = quoted(nic->socket);
 	const uint8_t *m = nic->mac;
-	add(argv, "-netdev", "stream,id=n%u,server=off,addr.type=unix,addr.path=%s", i, path);
+	add(argv, "-netdev", "stream,id=n%u,server=off,addr.type=fd,addr.str=%d", i, fd);
 	add(argv, "-device", "virtio-net-pci,id=nic%u,netdev=n%u,romfile=,mac=%02x:%02x:%02x:%02x:%02x:%02x", i, i, m[0], m[1], m[2], m[3], m[4], m[5]);
 }
 
@@ -99,17 +98,17 @@ static void add_disk(GPtrArray *argv, unsigned i, const struct vm_disk *disk)
 	add(argv, "-device", "virtio-blk-pci,id=disk%u,drive=d%u,werror=stop,rerror=stop,bootindex=%u", i, i, i + 1);
 }
 
-char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, int qmp_fd, bool incoming)
+char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, const struct vm_inherit *fds, bool incoming)
 {
 	GPtrArray *argv = g_ptr_array_new();
 	g_ptr_array_add(argv, g_strdup(qemu));
 	add_machine(argv, spec, accel);
 	add_boot(argv, spec);
-	add(argv, "-chardev", "socket,id=qmp0,fd=%d", qmp_fd);
+	add(argv, "-chardev", "socket,id=qmp0,fd=%d", fds->qmp);
 	add(argv, "-mon", "chardev=qmp0,mode=control");
 	add_console(argv, spec);
 	for (unsigned i = 0; i < spec->nic_count; i++)
-		add_nic(argv, i, &spec->nics[i]);
+		add_nic(argv, i, &spec->nics[i], fds->nic[i]);
 	for (unsigned i = 0; i < spec->disk_count; i++)
 		add_disk(argv, i, &spec->disks[i]);
 	for (const char *const *extra = spec->extra; extra && *extra; extra++)

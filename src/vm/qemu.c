@@ -8,6 +8,8 @@
  * Q6 QEMU dies with the thread that called start(): call it from one that lives as long as the agent.
  * Q7 QEMU runs as spec->run_as (ID1) and in QEMU's own sandbox (command.c). Files of ours that it must read are lent to it where it may not (ID3):
  *    kernel, initrd, the preloaded library. In its folder nothing is opened by us that is not what we expect there, and no link is followed.
+ * Q8 A guest's frames are not lost on their way to the switch: QEMU throws away at a stop the one that its socket had no room for. So the socket is
+ *    connected here, with room for more than QEMU sends between two looks of the switch (a burst is 256 frames), and inherited.
  * NICs and disks connect to their sockets while the process starts: their servers must be there. */
 #include "vm/vm-private.h"
 
@@ -17,7 +19,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#define NIC_SEND_BYTES (2 << 20)   /* Q8: some 900 frames of 1500 bytes, and the kernel doubles it */
 
 G_DEFINE_QUARK(vmm-error-quark, vmm_error)
 
@@ -72,7 +77,7 @@ gboolean vm_command(struct vm *vm, const char *command, json_t *arguments, GErro
 
 /* ---- start ---- */
 
-struct sockets { int qmp[2], tell[2]; };   /* [0] ours, [1] QEMU's */
+struct sockets { int qmp[2], tell[2], nic[VCFT_NIC_MAX]; };   /* [0] ours, [1] QEMU's */
 
 static void close_pair(int pair[2])
 {
@@ -83,14 +88,50 @@ static void close_pair(int pair[2])
 	}
 }
 
-static gboolean open_sockets(struct sockets *s, bool preload, GError **error)
+static void close_sockets(struct sockets *s)
+{
+	close_pair(s->qmp);
+	close_pair(s->tell);
+	for (unsigned i = 0; i < VCFT_NIC_MAX; i++)
+		if (s->nic[i] >= 0)
+			close(s->nic[i]);
+}
+
+/* Q8. -1: errno. */
+static int connect_nic(const char *path)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd = g_strlcpy(a.sun_path, path, sizeof a.sun_path) < sizeof a.sun_path ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
+	const int room = NIC_SEND_BYTES;
+	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a) < 0) {
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) < 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+	return fd;
+}
+
+static gboolean connect_nics(const struct vm_spec *spec, struct sockets *s, GError **error)
+{
+	for (unsigned i = 0; i < spec->nic_count; i++)
+		if ((s->nic[i] = connect_nic(spec->nics[i].socket)) < 0) {
+			g_set_error(error, VMM_ERROR, VMM_ERROR_START, "network socket %s: %s", spec->nics[i].socket, g_strerror(errno));
+			return FALSE;
+		}
+	return TRUE;
+}
+
+static gboolean open_sockets(const struct vm_spec *spec, struct sockets *s, bool preload, GError **error)
 {
 	*s = (struct sockets){ { -1, -1 }, { -1, -1 } };
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s->qmp) == 0 &&
-	    (!preload || pipe2(s->tell, O_CLOEXEC | O_NONBLOCK) == 0))
+	memset(s->nic, -1, sizeof s->nic);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s->qmp) != 0 || (preload && pipe2(s->tell, O_CLOEXEC | O_NONBLOCK) != 0))
+		g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no descriptors for QEMU: %s", g_strerror(errno));
+	else if (connect_nics(spec, s, error))
 		return TRUE;
-	g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no descriptors for QEMU: %s", g_strerror(errno));
-	close_pair(s->qmp);
+	close_sockets(s);
 	return FALSE;
 }
 
@@ -133,9 +174,12 @@ static gboolean spawn(struct vm *vm, const struct vm_spec *given, struct sockets
 	spec.initrd = lent->path[LENT_INITRD];
 	spec.preload = lent->path[LENT_PRELOAD];
 	g_autofree char *log = g_build_filename(spec.run_dir, "qemu.log", NULL);
-	g_auto(GStrv) argv = vm_command_line(&spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", s->qmp[1], incoming);
+	struct vm_inherit fds = { .qmp = s->qmp[1] };
+	memcpy(fds.nic, s->nic, sizeof fds.nic);
+	g_auto(GStrv) argv = vm_command_line(&spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", &fds, incoming);
 	g_auto(GStrv) env = vm_environment(&spec, s->tell[1]);
-	const int keep[] = { s->qmp[1], s->tell[1], lent->fd[LENT_KERNEL], lent->fd[LENT_INITRD], lent->fd[LENT_PRELOAD] };
+	int keep[5 + VCFT_NIC_MAX] = { s->qmp[1], s->tell[1], lent->fd[LENT_KERNEL], lent->fd[LENT_INITRD], lent->fd[LENT_PRELOAD] };
+	memcpy(keep + 5, s->nic, sizeof s->nic);
 	return process_start(&vm->process, argv, env, keep, G_N_ELEMENTS(keep), log, &spec.run_as, error);
 }
 
@@ -191,11 +235,10 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	struct sockets s;
 	if (!preload && !choose_tracker(vm, -1, error))
 		return FALSE;
-	if (!open_sockets(&s, preload, error))
+	if (!open_sockets(spec, &s, preload, error))
 		return FALSE;
 	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error);
-	close_pair(s.qmp);
-	close_pair(s.tell);
+	close_sockets(&s);
 	return ok;
 }
 

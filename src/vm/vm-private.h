@@ -43,11 +43,11 @@ const char *vm_kvm_failed(void);
 /* ---- command.c: the command line ---- */
 
 /* Descriptors that QEMU inherits. */
-struct vm_inherit { int qmp, tell; };                    /* tell -1: no preload */
+struct vm_inherit { int qmp, nic[VCFT_NIC_MAX]; };
 /* Absolute path of QEMU: $VIRTCFT_QEMU, or the first found of the usual names; NULL: none. */
 char *vm_qemu_path(void);
 /* NULL-terminated, g_strfreev(). incoming: a device state will be loaded. */
-char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, int qmp_fd, bool incoming);
+char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, const struct vm_inherit *fds, bool incoming);
 char **vm_environment(const struct vm_spec *spec, int tell_fd);
 /* Devices by which QEMU gives guest memory back, which track-uffd.c does not see. */
 bool vm_gives_memory_back(const struct vm_spec *spec);

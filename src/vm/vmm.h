@@ -35,7 +35,7 @@ enum vmm_error {
 	VMM_ERROR_STATE,     /* a device state that is not whole */
 };
 
-struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: QEMU connects at start, once */
+struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: connected at start, once, in a folder of ours */
 struct vm_disk { const char *socket; };                  /* Unix socket of nbdkit */
 
 struct vm_spec {

@@ -23,7 +23,8 @@ FILES = [
     (r"/run/virtcft", "d", "root", "root", "711"),
     (r"/run/virtcft/control.sock", "s", "root", GROUP, "660"),
     (r"/run/virtcft/guest", "d", "USER", "USER", "700"),
-    (r"/run/virtcft/guest/(nic0|console).sock", "s", "USER", "USER", "[67]00"),
+    (r"/run/virtcft/guest/console.sock", "s", "USER", "USER", "[67]00"),
+    (r"/run/virtcft/guest-nic0.sock", "s", "root", "root", "600"),
     (r"/run/virtcft/guest/disk0.sock", "s", "USER", "USER", "755"),                # nbdkit's own umask; the folder is closed
     (r"/run/virtcft/guest/state.fifo", "p", "USER", "USER", "600"),
     (r"/run/virtcft/guest/qemu.log", "f", "root", "root", "600"),

@@ -369,9 +369,11 @@ static void test_c1_command_line(void)
 	const char *const extra[] = { "-device", "virtio-balloon-pci", NULL };
 	struct vm_spec spec = { .name = "n", .memory_bytes = 1 << 20, .nics = &nic, .nic_count = 1, .disks = &disk, .disk_count = 1,
 	                        .extra = extra, .ram_path = "/ram", .preload = "/lib/p.so", .kernel = "k", .append = "a b" };
-	g_auto(GStrv) cold = vm_command_line(&spec, "/qemu", "tcg", 7, false);
-	g_auto(GStrv) warm = vm_command_line(&spec, "/qemu", "tcg", 7, true);
-	g_assert_cmpstr(value_of(cold, "-netdev", 0), ==, "stream,id=n0,server=off,addr.type=unix,addr.path=/run/a,,b");
+	const struct vm_inherit fds = { .qmp = 7, .nic = { 8 } };
+	g_auto(GStrv) cold = vm_command_line(&spec, "/qemu", "tcg", &fds, false);
+	g_auto(GStrv) warm = vm_command_line(&spec, "/qemu", "tcg", &fds, true);
+	g_assert_cmpstr(value_of(cold, "-netdev", 0), ==, "stream,id=n0,server=off,addr.type=fd,addr.str=8");
+	g_assert_cmpstr(value_of(cold, "-chardev", 0), ==, "socket,id=qmp0,fd=7");
 	g_assert_cmpstr(value_of(cold, "-append", 0), ==, "a b");
 	g_assert_null(value_of(cold, "-incoming", 0));
 	g_assert_cmpstr(value_of(warm, "-incoming", 0), ==, "defer");
