@@ -18,6 +18,7 @@
  *     VM is stopped; the scan of the stopped VM then finds what was written since, only that is copied, and the two are put together when
  *     the guest runs again. Only with a tracker that is `live`.
  *  K7 Buffers that a large capture has left are given back when captures are small again.
+ *  K8 The next capture's command is sent when one has ended, but for its last byte (Q9): so the VM stops when it is asked to, not 2 ms later.
  * live:false always: with live:true on a VM that has just stopped by itself, the second capture would end QEMU. */
 #include "vm/vm-private.h"
 
@@ -139,10 +140,27 @@ static gboolean take(struct vm *vm, struct job *job, GError **error)
 
 /* ---- the FIFO ---- */
 
+static json_t *fifo_arguments(const struct vm *vm)
+{
+	return json_pack("{s:s, s:b}", "filename", vm->fifo_path, "live", 0);
+}
+
 static gboolean fifo_send(struct vm *vm, GError **error)
 {
-	json_t *arguments = json_pack("{s:s, s:b}", "filename", vm->fifo_path, "live", 0);
-	return qmp_send(vm->qmp, "xen-save-devices-state", arguments, -1, error);
+	GError *why = NULL;
+	if (qmp_go(vm->qmp, &why))
+		return TRUE;
+	if (!why)
+		return qmp_send(vm->qmp, "xen-save-devices-state", fifo_arguments(vm), -1, error);
+	g_propagate_error(error, why);
+	return FALSE;
+}
+
+/* K8. That it could not be sent will be met again by the next capture. */
+static void fifo_prepare(struct vm *vm)
+{
+	if (vm->method == VM_FIFO)
+		(void)qmp_prepare(vm->qmp, "xen-save-devices-state", fifo_arguments(vm), NULL);
 }
 
 static gboolean fifo_take(struct vm *vm, struct job *job, GError **error)
@@ -286,6 +304,7 @@ gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks
 	if (!capture_by_some_way(vm, &job, error))
 		return FALSE;
 	c->pause = pause_since(vm, &before);
+	fifo_prepare(vm);
 	return tell_run(vm, c, &before, error) && finish(vm, &job, error);
 }
 

@@ -16,6 +16,7 @@ struct qmp {
 	size_t searched;            /* of them, known to have no end of line */
 	uint64_t next_id;
 	bool greeted, open;
+	bool prepared;              /* all of the command but its last byte has been sent (Q9) */
 	char command[40];           /* the open command's name, for messages */
 	json_t *reply;              /* to the open command */
 	struct qmp_events events;
@@ -188,6 +189,26 @@ static gboolean send_all(struct qmp *q, const char *text, size_t n, int pass_fd,
 	return TRUE;
 }
 
+/* The next command's text; arguments: taken. */
+static char *command_text(struct qmp *q, const char *command, json_t *arguments)
+{
+	json_t *message = json_pack("{s:s, s:I, s:o*}", "execute", command, "id", (json_int_t)++q->next_id, "arguments", arguments);
+	char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+	json_decref(message);
+	g_assert(text); /* our own commands can be written */
+	g_strlcpy(q->command, command, sizeof q->command);
+	return text;
+}
+
+/* Q9: QEMU answers with an error that has no number, which is passed over. */
+static gboolean take_back(struct qmp *q, GError **error)
+{
+	if (!q->prepared)
+		return TRUE;
+	q->prepared = false;
+	return send_all(q, "\xff", 1, -1, error);
+}
+
 gboolean qmp_send(struct qmp *q, const char *command, json_t *arguments, int pass_fd, GError **error)
 {
 	if (q->open) {
@@ -195,12 +216,28 @@ gboolean qmp_send(struct qmp *q, const char *command, json_t *arguments, int pas
 		g_set_error(error, VMM_ERROR, VMM_ERROR_HUNG, "QEMU hung: it has not answered %s yet", q->command);
 		return FALSE;
 	}
-	json_t *message = json_pack("{s:s, s:I, s:o*}", "execute", command, "id", (json_int_t)++q->next_id, "arguments", arguments);
-	g_autofree char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
-	json_decref(message);
-	g_assert(text); /* our own commands can be written */
-	g_strlcpy(q->command, command, sizeof q->command);
-	q->open = send_all(q, text, strlen(text), pass_fd, error);
+	g_autofree char *text = command_text(q, command, arguments);
+	q->open = take_back(q, error) && send_all(q, text, strlen(text), pass_fd, error);
+	return q->open;
+}
+
+gboolean qmp_prepare(struct qmp *q, const char *command, json_t *arguments, GError **error)
+{
+	if (q->open || q->prepared) {
+		json_decref(arguments);
+		return TRUE;
+	}
+	g_autofree char *text = command_text(q, command, arguments);
+	q->prepared = send_all(q, text, strlen(text) - 1, -1, error);
+	return q->prepared;
+}
+
+gboolean qmp_go(struct qmp *q, GError **error)
+{
+	if (!q->prepared)
+		return FALSE;
+	q->prepared = false;
+	q->open = send_all(q, "}", 1, -1, error);
 	return q->open;
 }
 

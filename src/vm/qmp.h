@@ -2,6 +2,8 @@
  *
  * Q1 One command at a time. If its reply does not come in time, the command stays open; the next one must wait for it first (qmp_settle).
  * Q2 Every wait has a deadline: what comes too late is VMM_ERROR_HUNG, an end of the connection is VMM_ERROR_GONE, a refusal VMM_ERROR_REFUSED.
+ * Q9 QEMU reads its socket a byte at a time, some 20 µs each, and acts on the last one. A command that will be needed can be sent but for its end
+ *    (qmp_prepare), and so carried out at once when it is (qmp_go). Another command in between takes it back, by the byte that resets QEMU's parser.
  * Q3 QEMU sends the events that a command causes before its reply: after a reply, `events` is up to date.
  * Blocking, one thread. Deadlines are monotonic (clock_now()). */
 #ifndef VCFT_VM_QMP_H
@@ -34,6 +36,10 @@ const struct qmp_events *qmp_events(const struct qmp *qmp);
 gboolean qmp_greet(struct qmp *qmp, nsec_t deadline, GError **error);
 /* Send and do not wait. arguments: taken, NULL for none. pass_fd: goes along (SCM_RIGHTS), still the caller's; -1: none. */
 gboolean qmp_send(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, GError **error);
+/* Q9. No effect while a command is open, or if one is prepared. */
+gboolean qmp_prepare(struct qmp *qmp, const char *command, json_t *arguments, GError **error);
+/* As qmp_send() of what is prepared. False without error: nothing is. */
+gboolean qmp_go(struct qmp *qmp, GError **error);
 /* A command was sent whose reply was not taken yet. */
 bool qmp_open(const struct qmp *qmp);
 /* The reply to it has come: qmp_wait() will not wait. */

@@ -323,6 +323,47 @@ static void test_q1_late_reply(void)
 	peer_close(&p);
 }
 
+/* Q9 at the peer: what has come must be this, whole. */
+static void expect_text(int fd, const char *expected)
+{
+	char text[256] = "";
+	size_t n = 0;
+	while (n < strlen(expected)) {
+		ssize_t k = recv(fd, text + n, strlen(expected) - n, 0);
+		g_assert_cmpint(k, >, 0);
+		n += (size_t)k;
+	}
+	g_assert_cmpstr(text, ==, expected);
+	g_assert_cmpint(recv(fd, text, 1, MSG_DONTWAIT), ==, -1);
+}
+
+/* Q9: a prepared command lacks its last byte until it is to be carried out; another one takes it back first. */
+static void test_q9_prepared(void)
+{
+	int s[2];
+	g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, s), ==, 0);
+	struct qmp *q = qmp_new(s[0]);
+	g_assert_false(qmp_go(q, NULL)); /* nothing is prepared */
+	g_assert_true(qmp_prepare(q, "save", json_pack("{s:i}", "a", 1), NULL));
+	g_assert_true(qmp_prepare(q, "save", json_pack("{s:i}", "a", 1), NULL));
+	expect_text(s[1], "{\"execute\":\"save\",\"id\":1,\"arguments\":{\"a\":1}");
+	g_assert_false(qmp_open(q));
+	g_assert_true(qmp_go(q, NULL));
+	expect_text(s[1], "}");
+	g_assert_true(qmp_open(q));
+	say_pieces(s[1], REPLY("{}", 1));
+	g_assert_true(qmp_wait(q, clock_now() + 10 * NSEC_PER_SEC, NULL, NULL));
+	g_assert_true(qmp_prepare(q, "save", NULL, NULL));
+	expect_text(s[1], "{\"execute\":\"save\",\"id\":2");
+	g_assert_true(qmp_send(q, "cont", NULL, -1, NULL));
+	expect_text(s[1], "\xff{\"execute\":\"cont\",\"id\":3}");
+	say_pieces(s[1], "{\"error\": {\"class\": \"GenericError\", \"desc\": \"stray\"}}\r\n" REPLY("{}", 3));
+	g_assert_true(qmp_wait(q, clock_now() + 10 * NSEC_PER_SEC, NULL, NULL));
+	g_assert_false(qmp_go(q, NULL)); /* it was taken back */
+	qmp_free(q);
+	close(s[1]);
+}
+
 static void test_q2_gone(void)
 {
 	static const char *const answers[] = { NULL, "no json\n", "17\n", "{\"a\": \n", "[1]\r\n" };
@@ -440,6 +481,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/parts/Q2-refused", test_q2_refused);
 	g_test_add_func("/vm/parts/Q1-late-reply", test_q1_late_reply);
 	g_test_add_func("/vm/parts/Q2-gone", test_q2_gone);
+	g_test_add_func("/vm/parts/Q9-prepared", test_q9_prepared);
 	g_test_add_func("/vm/parts/Q3-events", test_q3_events);
 	g_test_add_func("/vm/parts/C1-command-line", test_c1_command_line);
 	g_test_add_func("/vm/parts/whole-state", test_whole_state);
