@@ -2,13 +2,10 @@
  *
  * The whole input is in the socket, and behind it the end: so no wait is longer than the reading. */
 #include "vm/qmp.h"
-#include "vm/vmm.h"
 #include "fuzz.h"
 
 #include <sys/socket.h>
 #include <unistd.h>
-
-G_DEFINE_QUARK(vmm-error-quark, vmm_error)   /* qemu.c is not needed */
 
 static void demand_error(gboolean ok, GError **error)
 {
