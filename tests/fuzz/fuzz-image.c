@@ -1,37 +1,20 @@
 /* fuzz-image.c - whatever the files of an image are: image_open() refuses them, or every page can be read, copied, hashed and restored.
  *
  * Input: u8 size of RAM, overlay and map each, then bytes of map, overlay and RAM in turn. */
-#include "store/store-private.h"
-#include "fuzz.h"
+#include "fuzz-image.h"
 
 #include <fcntl.h>
-#include <glib/gstdio.h>
-#include <unistd.h>
 
 #define RAM_PAGES 4u
 #define BLOCKS 12u
 
-static struct image_spec spec = { .ram_pages = RAM_PAGES, .disk_count = 1, .disk_blocks = { BLOCKS } };
-static char dir[] = "/dev/shm/vcft-fuzz-image-XXXXXX";
 static char *copy;
-
-static void clean(void)
-{
-	image_remove_files(&spec);
-	unlink(copy);
-	rmdir(spec.disk_dir[0]);
-	rmdir(dir);
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc, (void)argv;
-	demand(mkdtemp(dir) != NULL);
-	spec.ram_path = g_build_filename(dir, "ram", NULL);
-	spec.disk_dir[0] = g_build_filename(dir, "disk", NULL);
-	copy = g_build_filename(dir, "copy", NULL);
-	demand(g_mkdir_with_parents(spec.disk_dir[0], 0700) == 0);
-	atexit(clean);
+	fuzz_image_folder(RAM_PAGES, BLOCKS, false);
+	copy = g_build_filename(fuzz_dir, "copy", NULL);
 	return 0;
 }
 
@@ -78,10 +61,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	GError *error = NULL;
 	struct input in = { data, n };
 	uint64_t ram = take(&in, 2) % (RAM_PAGES * VCFT_PAGE_SIZE + 2), overlay = take(&in, 2) % (BLOCKS * VCFT_PAGE_SIZE + 2), map = take(&in, 1) % 4;
-	write_file(spec.disk_dir[0], "map", map, &in, 3);
-	write_file(spec.disk_dir[0], "overlay", overlay, &in, 64);
-	write_file(NULL, spec.ram_path, ram, &in, in.left);
-	struct image *image = image_open(&spec, &error);
+	write_file(fuzz_spec.disk_dir[0], "map", map, &in, 3);
+	write_file(fuzz_spec.disk_dir[0], "overlay", overlay, &in, 64);
+	write_file(NULL, fuzz_spec.ram_path, ram, &in, in.left);
+	struct image *image = image_open(&fuzz_spec, &error);
 	demand((image == NULL) == (error != NULL));
 	if (image)
 		use(image);

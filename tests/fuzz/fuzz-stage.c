@@ -4,10 +4,8 @@
  *
  * Input: records of u8 type, u16 length, payload. EPOCH, a sound EPOCH_END and the compression of pages are made here, or nothing would come through:
  *   0 PAGES as given   1 PAGES: header and numbers as given, the rest is compressed here   2 DEVICES   3 CHANNEL   4 EPOCH_END as given   5 a sound one */
-#include "store/store-private.h"
-#include "fuzz.h"
+#include "fuzz-image.h"
 
-#include <unistd.h>
 #include <zstd.h>
 
 #define RAM_PAGES 8u
@@ -23,23 +21,11 @@ struct bench {
 };
 
 static const struct store_shape shape = { 2, { RAM_PAGES, BLOCKS } };
-static struct image_spec spec = { .ram_pages = RAM_PAGES, .disk_count = 1, .disk_blocks = { BLOCKS }, .disks_writable = true };
-static char dir[] = "/dev/shm/vcft-fuzz-stage-XXXXXX";
-
-static void clean(void)
-{
-	image_remove_files(&spec);
-	rmdir(spec.disk_dir[0]);
-	rmdir(dir);
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc, (void)argv;
-	demand(mkdtemp(dir) != NULL);
-	spec.ram_path = g_build_filename(dir, "ram", NULL);
-	spec.disk_dir[0] = g_build_filename(dir, "disk", NULL);
-	atexit(clean);
+	fuzz_image_folder(RAM_PAGES, BLOCKS, true);
 	return 0;
 }
 
@@ -164,8 +150,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	static struct bench b;
 	struct input in = { data, n };
 	memset(&b, 0, sizeof b);
-	image_remove_files(&spec);
-	demand((b.image = image_open(&spec, NULL)) != NULL);
+	image_remove_files(&fuzz_spec);
+	demand((b.image = image_open(&fuzz_spec, NULL)) != NULL);
 	image_begin(b.image, epoch_of(0));
 	b.decoder = delta_decoder_new();
 	b.sum = XXH3_createState();
