@@ -25,9 +25,11 @@ static gboolean stopped(void *user, GError **error)
 	return TRUE;
 }
 
-/* A disk whose nbdkit hangs fails every checkpoint to come: like one that has ended, it is brought back by a recovery. */
-static void say_failed_disks(struct machine *m, const struct job *job)
+/* A disk whose nbdkit hangs fails every checkpoint to come: like one that has ended, it is brought back by a recovery. So does damage (A6). */
+static void say_failed_disks(struct machine *m, const struct job *job, const GError *error)
 {
+	if (g_error_matches(error, DISK_ERROR, DISK_ERROR_DAMAGED) || !state_intact(m, NULL))
+		note_post(m, note_new(m, NOTE_DAMAGED, job, NULL));
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
 		if (m->disk[i] && disk_failed(m->disk[i]))
 			note_post(m, note_new(m, NOTE_DISK, job, NULL));
@@ -145,7 +147,7 @@ void job_capture(struct machine *m, struct job *job)
 		vm_close(m); /* lost: whoever watches its process is told, also when the cluster has given this epoch up before */
 	if (error) {
 		net_open_gate(m->o.net, m->o.id);
-		say_failed_disks(m, job);
+		say_failed_disks(m, job, error);
 	}
 	note_post(m, note_new(m, NOTE_CAPTURED, job, error));
 }
@@ -169,6 +171,8 @@ void on_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, 
 		g_message("%s: epoch %" PRIu64 ": %s", m->o.config->name, r.n, stats->why);
 	if (ok)
 		__atomic_store_n(&m->stored, true, __ATOMIC_RELEASE);
+	else if (!image_intact(m->shadow, NULL))
+		note_post(m, note_new(m, NOTE_DAMAGED, &job, NULL));
 	note_post(m, n);
 }
 
@@ -250,7 +254,7 @@ void job_abort(struct machine *m, struct job *job)
 	for (unsigned i = 0; m->disks_sealed && i < m->o.config->disk_count; i++)
 		blocks_over(m, i, job->epoch);
 	if (m->disks_sealed)
-		say_failed_disks(m, job);
+		say_failed_disks(m, job, NULL);
 	m->disks_sealed = false;
 }
 

@@ -34,6 +34,7 @@ static void note_tell(void *data)
 	case NOTE_RAN: m->notes.ran(vm, n->generation, n->error, m->user); break;
 	case NOTE_BARE: n->bare_done(n->pause, n->count, n->error, n->bare_user); break;
 	case NOTE_DISK: m->notes.died(vm, "nbdkit", m->user); break;
+	case NOTE_DAMAGED: m->notes.died(vm, "stored state", m->user); break;
 	}
 }
 

@@ -20,11 +20,24 @@ void job_pause(struct machine *m, struct job *job)
 	}
 }
 
+bool state_intact(const struct machine *m, GError **error)
+{
+	for (unsigned i = 0; i < m->o.config->disk_count; i++)
+		if (m->disk[i] && disk_damaged(m->disk[i])) {
+			g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "disk %u is damaged", i);
+			return false;
+		}
+	return !m->shadow || image_intact(m->shadow, error);
+}
+
 void job_hold(struct machine *m, struct job *job)
 {
+	g_autoptr(GError) error = NULL;
 	struct note *n = note_new(m, NOTE_HELD, job, NULL);
 	n->holding.vm = m->o.id;
-	if (m->shadow) {
+	if (!state_intact(m, &error)) {
+		g_warning("%s: %s; it can only come from another host", m->o.config->name, error->message);
+	} else if (m->shadow) {
 		n->holding.image = image_epoch(m->shadow);
 		n->holding.complete = epoch_of(1); /* a shadow always has all pages */
 		n->holding.live = true;
@@ -35,20 +48,21 @@ void job_hold(struct machine *m, struct job *job)
 }
 
 /* Bring live RAM back to the shadow (A3). The VM is paused, or dead: then dirty() names all pages, or fails, and all are compared. */
-static void restore_ram(struct machine *m)
+static bool restore_ram(struct machine *m, GError **error)
 {
-	g_autoptr(GError) error = NULL;
+	g_autoptr(GError) why = NULL;
 	struct page_set dirty = { 0 };
 	uint8_t *live = vmm_qemu.ram(m->vm);
-	if (vmm_qemu.dirty(m->vm, &dirty, &error)) {
-		image_restore_ram(m->shadow, live, &dirty);
-		image_restore_ram(m->shadow, live, &m->capture.ram);
-		image_restore_ram(m->shadow, live, &m->carry);
+	bool ok, known = vmm_qemu.dirty(m->vm, &dirty, &why);
+	if (known) {
+		ok = image_restore_ram(m->shadow, live, &dirty, NULL, error) && image_restore_ram(m->shadow, live, &m->capture.ram, NULL, error) &&
+		     image_restore_ram(m->shadow, live, &m->carry, NULL, error);
 	} else {
-		g_message("%s: %s; all pages are compared", m->o.config->name, error->message);
-		image_restore_ram(m->shadow, live, NULL);
+		g_message("%s: %s; all pages are compared", m->o.config->name, why->message);
+		ok = image_restore_ram(m->shadow, live, NULL, NULL, error);
 	}
 	page_set_free(&dirty);
+	return ok;
 }
 
 static char *new_ram_path(struct machine *m, struct generation g)
@@ -78,7 +92,7 @@ static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError *
 		m->disk_at[i] = c;
 		return true;
 	}
-	if (epoch_cmp(m->disk_at[i], c)) {
+	if (epoch_cmp(m->disk_at[i], c) || disk_damaged(m->disk[i])) {
 		g_propagate_error(error, g_steal_pointer(&why));
 		return false;
 	}
@@ -101,9 +115,7 @@ static bool place_back(struct machine *m, struct epoch_id c, GError **error)
 {
 	forget_pending(m, c);
 	MUST("E7", epoch_cmp(image_epoch(m->shadow), c) == 0);
-	if (m->vm)
-		restore_ram(m);
-	else if (g_unlink(m->ram_path), !image_copy_ram(m->shadow, m->ram_path, error))
+	if (m->vm ? !restore_ram(m, error) : (g_unlink(m->ram_path), !image_copy_ram(m->shadow, m->ram_path, error)))
 		return false;
 	vm_close(m);
 	return disks_rollback(m, c, error);
@@ -129,10 +141,7 @@ static bool place_fresh(struct machine *m, struct generation g, GError **error)
 		image_remove(g_steal_pointer(&m->shadow));
 	for (unsigned i = 0; i < m->o.config->disk_count; i++) {
 		g_autofree char *dir = disk_folder(m, i);
-		for (unsigned f = 0; f < 2; f++) {
-			g_autofree char *file = g_build_filename(dir, f ? "map" : "overlay", NULL);
-			g_unlink(file);
-		}
+		disk_remove_files(dir);
 	}
 	if (!disks_start(m, epoch_of(0), error))
 		return false;

@@ -64,7 +64,7 @@ struct job {
 
 /* ---- machine-note.c ---- */
 
-enum note_kind { NOTE_CAPTURED, NOTE_STORED, NOTE_HELD, NOTE_PLACED, NOTE_RAN, NOTE_BARE, NOTE_DISK };
+enum note_kind { NOTE_CAPTURED, NOTE_STORED, NOTE_HELD, NOTE_PLACED, NOTE_RAN, NOTE_BARE, NOTE_DISK, NOTE_DAMAGED };
 
 struct note {
 	struct machine *machine;
@@ -117,6 +117,9 @@ void job_bare(struct machine *m, struct job *job);
 void on_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask complete, host_mask failed, const struct source_stats *stats, void *user);
 
 /* ---- machine-place.c ---- */
+
+/* A6. False: what is kept here of the committed checkpoint is damaged. */
+bool state_intact(const struct machine *m, GError **error);
 
 void job_pause(struct machine *m, struct job *job);
 void job_hold(struct machine *m, struct job *job);

@@ -11,6 +11,9 @@
  *  A4 Its QEMU and nbdkit run as a user of their own (base/identity.h). Theirs are: the folder of sockets, the disks' folders, the RAM file, the
  *     console's log. Ours are the folders above, where they may pass and no more, and the images: a VM cannot touch the shadow.
  *
+ *  A6 What is damaged (disk/log.h, D24 to D26; store/image.c, I5) is not used. In an epoch that is not committed it goes with a rollback; what is committed is
+ *     held no longer: this machine says that it holds nothing, so the VM comes from a backup, or is LOST.
+ *
  * All functions here are called by the loop's thread and return at once; notes come on the loop's thread. */
 #ifndef VCFT_AGENT_MACHINE_H
 #define VCFT_AGENT_MACHINE_H
@@ -38,7 +41,7 @@ struct machine_notes {
 	void (*held)(struct vm_id vm, uint64_t serial, const struct message_holding *holding, void *user);
 	void (*placed)(struct vm_id vm, struct generation g, const GError *error, void *user);
 	void (*ran)(struct vm_id vm, struct generation g, const GError *error, void *user);
-	/* A process of the VM (QEMU, nbdkit) ended by itself, or its disk cannot be committed (disk): the VM cannot go on as it is. */
+	/* A process of the VM (QEMU, nbdkit) ended by itself, its disk cannot be committed, or what is stored of it is damaged (A6): the VM cannot go on as it is. */
 	void (*died)(struct vm_id vm, const char *what, void *user);
 };
 

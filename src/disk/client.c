@@ -31,11 +31,14 @@
 #define MOVE_BYTES_PER_SECOND (8u << 20)   /* at least, of a commit or merge */
 #define LOG_TAIL_BYTES 2000
 
+static const char *const committed_files[] = { "overlay", "map", "sums" };
+
 struct disk {
 	char *dir, *socket;
 	pid_t pid;
 	int pidfd, control;
 	uint64_t sequence, blocks;
+	bool damaged;
 };
 
 /* ---- nbdkit's own words ---- */
@@ -108,6 +111,9 @@ static gboolean ask(struct disk *disk, enum control_verb verb, struct epoch_id e
 		g_prefix_error(error, "disk %s: %s: ", disk->dir, control_verb_name(verb));
 		return FALSE;
 	}
+	disk->damaged |= a.damaged;
+	if (a.damaged)
+		return disk_fail_damaged(error, "disk %s: %s", disk->dir, a.text);
 	if (a.failed)
 		return disk_fail(error, "disk %s: %s", disk->dir, a.text);
 	disk->blocks = a.blocks;
@@ -126,6 +132,7 @@ gboolean disk_merge(struct disk *disk, struct epoch_id r, GError **error) { retu
 gboolean disk_rollback(struct disk *disk, struct epoch_id c, GError **error) { return ask(disk, CONTROL_ROLLBACK, c, error); }
 
 bool disk_failed(const struct disk *disk) { return disk->control < 0; }
+bool disk_damaged(const struct disk *disk) { return disk->damaged; }
 pid_t disk_pid(const struct disk *disk) { return disk->pid; }
 uint64_t disk_blocks(const struct disk *disk) { return disk->blocks; }
 
@@ -214,9 +221,20 @@ static gboolean wait_ready(struct disk *disk, GError **error)
 /* The files before the folder: as long as that is ours nobody can put anything else under their names. */
 static gboolean give_files(const struct disk_spec *spec, GError **error)
 {
-	g_autofree char *overlay = g_build_filename(spec->dir, "overlay", NULL), *map = g_build_filename(spec->dir, "map", NULL);
-	return identity_give(&spec->run_as, overlay, error) && identity_give(&spec->run_as, map, error) &&
-	       identity_folder_own(&spec->run_as, spec->dir, error);
+	for (size_t i = 0; i < G_N_ELEMENTS(committed_files); i++) {
+		g_autofree char *path = g_build_filename(spec->dir, committed_files[i], NULL);
+		if (!identity_give(&spec->run_as, path, error))
+			return FALSE;
+	}
+	return identity_folder_own(&spec->run_as, spec->dir, error);
+}
+
+void disk_remove_files(const char *dir)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(committed_files); i++) {
+		g_autofree char *path = g_build_filename(dir, committed_files[i], NULL);
+		unlink(path);
+	}
 }
 
 struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GError **error)

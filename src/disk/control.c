@@ -47,7 +47,7 @@ void control_answer_encode(uint8_t out[static CONTROL_ANSWER_BYTES], const struc
 	memset(out, 0, CONTROL_ANSWER_BYTES);
 	struct wire_writer w = wire_writer(out, CONTROL_ANSWER_BYTES);
 	wire_put_u32(&w, CONTROL_MAGIC);
-	wire_put_u16(&w, answer->failed);
+	wire_put_u16(&w, answer->damaged ? 2 : answer->failed);
 	wire_put_u16(&w, (uint16_t)text);
 	wire_put_u64(&w, answer->sequence);
 	wire_put_u64(&w, answer->open.n);
@@ -70,12 +70,12 @@ bool control_answer_decode(const uint8_t *in, size_t n, struct control_answer *r
 	struct wire_reader r = wire_reader(in, n);
 	uint32_t magic = wire_u32(&r);
 	uint16_t status = wire_u16(&r), text = wire_u16(&r);
-	struct control_answer a = { .failed = status != 0, .sequence = wire_u64(&r) };
+	struct control_answer a = { .failed = status != 0, .damaged = status == 2, .sequence = wire_u64(&r) };
 	a.open = epoch_of(wire_u64(&r));
 	a.blocks = wire_u64(&r);
 	a.count = wire_u64(&r);
 	const uint8_t *from = wire_bytes(&r, CONTROL_TEXT_MAX + 1);
-	if (!wire_done(&r) || !from || magic != CONTROL_MAGIC || status > 1 || text > CONTROL_TEXT_MAX)
+	if (!wire_done(&r) || !from || magic != CONTROL_MAGIC || status > 2 || text > CONTROL_TEXT_MAX)
 		return false;
 	if (memchr(from, 0, text) || !all_zero(from + text, CONTROL_TEXT_MAX + 1 - text))
 		return false;

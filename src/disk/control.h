@@ -2,7 +2,7 @@
  *
  *   request, 24 bytes              answer, 256 bytes
  *    0  u32  CONTROL_MAGIC          0  u32  CONTROL_MAGIC
- *    4  u16  verb                   4  u16  0: done, 1: refused or failed, text says why
+ *    4  u16  verb                   4  u16  0: done, 1: refused or failed, text says why, 2: what is committed is damaged (D26)
  *    6  u16  0                      6  u16  bytes of text
  *    8  u64  sequence               8  u64  sequence of the request
  *   16  u64  epoch                 16  u64  the open epoch
@@ -26,7 +26,7 @@ enum control_verb { CONTROL_PING = 1, CONTROL_SEAL, CONTROL_COMMIT, CONTROL_MERG
 
 struct control_request { enum control_verb verb; uint64_t sequence; struct epoch_id epoch; };
 struct control_answer {
-	bool failed;
+	bool failed, damaged;   /* damaged: failed, too */
 	uint64_t sequence;
 	struct epoch_id open;
 	uint64_t blocks, count;

@@ -1,8 +1,9 @@
-/* disk-private.h - what the files of this folder share: errors with errno, and reads and writes that are whole or fail. */
+/* disk-private.h - what the files of this folder share: errors with errno, damage, and reads and writes that are whole or fail. */
 #ifndef VCFT_DISK_PRIVATE_H
 #define VCFT_DISK_PRIVATE_H
 
 #include "base/types.h"
+#include "disk/disk.h"
 
 #include <glib.h>
 
@@ -25,14 +26,30 @@ G_GNUC_PRINTF(3, 4) static inline gboolean disk_fail_errno(GError **error, int e
 	return FALSE;
 }
 
+G_GNUC_PRINTF(4, 0) static inline gboolean disk_fail_as(GError **error, GQuark domain, int code, const char *format, va_list list)
+{
+	g_autofree char *text = g_strdup_vprintf(format, list);
+	g_set_error_literal(error, domain, code, text);
+	return FALSE;
+}
+
 /* Set *error to the text; returns FALSE. */
 G_GNUC_PRINTF(2, 3) static inline gboolean disk_fail(GError **error, const char *format, ...)
 {
 	va_list list;
 	va_start(list, format);
-	g_autofree char *text = g_strdup_vprintf(format, list);
+	disk_fail_as(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, format, list);
 	va_end(list);
-	g_set_error_literal(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, text);
+	return FALSE;
+}
+
+/* The same as DISK_ERROR_DAMAGED. */
+G_GNUC_PRINTF(2, 3) static inline gboolean disk_fail_damaged(GError **error, const char *format, ...)
+{
+	va_list list;
+	va_start(list, format);
+	disk_fail_as(error, DISK_ERROR, DISK_ERROR_DAMAGED, format, list);
+	va_end(list);
 	return FALSE;
 }
 

@@ -7,7 +7,7 @@
  *  D5 The base is never written.   D6 Flush costs nothing: durability comes from the commit of the epoch (P3).
  * A block is VCFT_PAGE_SIZE bytes. A disk's size is that of the base rounded up to a block, up to 8 TiB; the rest of the last block is zero.
  * Files in dir: `overlay`, blocks * VCFT_PAGE_SIZE bytes, sparse; `map`, one bit a block (bit i%8 of byte i/8), set if the overlay has it,
- * (blocks + 7) / 8 bytes, at most rounded up to a page; log.N and log.N.idx (log.h); nbdkit.log, what nbdkit said since its start.
+ * (blocks + 7) / 8 bytes, at most rounded up to a page; `sums`, sparse, a u64 a block: sum_page() of a block that the overlay has, else 0 (D25); log.N and log.N.idx (log.h); nbdkit.log, what nbdkit said since its start.
  *
  * Full disk: a write that finds no space fails with ENOSPC, nothing that was written before is lost, and the same write passes once there is
  * room. QEMU's `werror=stop,rerror=stop` makes of it a VM that is paused (BLOCK_IO_ERROR with nospace, STOP) and that tries again at the next
@@ -31,6 +31,11 @@
 
 struct disk;
 
+/* DISK_ERROR_DAMAGED: what is on disk is not what was written there (D24, D25). All other errors are of G_FILE_ERROR. */
+#define DISK_ERROR (disk_error_quark())
+GQuark disk_error_quark(void);
+enum disk_error { DISK_ERROR_DAMAGED };
+
 struct disk_spec {
 	const char *plugin;     /* path of virtcft-disk.so */
 	const char *base;       /* raw file */
@@ -40,12 +45,16 @@ struct disk_spec {
 };
 
 /* Start nbdkit on what is in dir (an empty dir: the base as it is); logs found there are dropped. It is killed with the agent, however that
- * ends (spawn.h). next: the epoch that is open, 1 or more. Returns when QEMU can connect. An overlay or map of another size is refused. */
+ * ends (spawn.h). next: the epoch that is open, 1 or more. Returns when QEMU can connect. An overlay, map or sums of another size is refused. */
 struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GError **error);
-/* SIGKILL, wait for its end, remove socket and logs; overlay and map stay. NULL is allowed. */
+/* SIGKILL, wait for its end, remove socket and logs; overlay, map and sums stay. NULL is allowed. */
 void disk_stop(struct disk *disk);
+/* Remove overlay, map and sums: the disk is its base again. It does not run. */
+void disk_remove_files(const char *dir);
 /* nbdkit has ended, did not answer in time, or not rightly: every further call on this disk fails (D19). */
 bool disk_failed(const struct disk *disk);
+/* It has said once that what is committed is not as it was written: nothing can be had from it any more. */
+bool disk_damaged(const struct disk *disk);
 /* nbdkit's. To be watched with a pidfd; it must not be reaped by others. */
 pid_t disk_pid(const struct disk *disk);
 uint64_t disk_blocks(const struct disk *disk);

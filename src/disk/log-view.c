@@ -1,6 +1,7 @@
-/* log-view.c - a sealed log as the agent sees it (rule D9 in log.h), and the names of logs.
+/* log-view.c - a sealed log as the agent sees it (rules D9, D24 in log.h), and the names of logs.
  *
- * The header and the index are read, not mapped, and checked before anything is believed; the slots are mapped, read-only. A log whose file
+ * The header and the index are read, not mapped, and checked before anything is believed; the slots are mapped, read-only, and each is read once for its
+ * checksum: it is in the cache then when it is sent. A log whose file
  * is cut short by somebody after the checks would be a SIGBUS: files are 0600 and the plugin shortens one only when it may be used again (D22). */
 #include "disk/log.h"
 
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+
+GQuark disk_error_quark(void) { return g_quark_from_static_string("vcft-disk-error"); }
 
 char *epoch_log_path(const char *dir, struct epoch_id epoch, const char *suffix)
 {
@@ -38,7 +41,7 @@ struct view {
 	size_t map_bytes;
 };
 
-struct pair { uint64_t block, slot; };   /* slot: UINT64_MAX if zero */
+struct pair { uint64_t block, slot, word, sum; };   /* slot: UINT64_MAX if zero */
 
 static const uint8_t zero_block[DISK_BLOCK_BYTES] __attribute__((aligned(DISK_BLOCK_BYTES)));
 
@@ -54,33 +57,64 @@ void disk_log_free(struct disk_log *log)
 	g_free(view);
 }
 
-static gboolean read_header(int fd, struct epoch_id epoch, uint64_t blocks, uint64_t *ret_count, GError **error)
+static bool all_zero(const uint8_t *p, const uint8_t *end)
 {
-	struct epoch_log_header h;
-	size_t got = 0;
-	int err = disk_pread_most(fd, &h, sizeof h, 0, &got);
-	if (err)
-		return disk_fail_errno(error, err, "cannot read the header");
-	if (got != sizeof h || GUINT64_FROM_LE(h.magic) != EPOCH_LOG_MAGIC)
-		return disk_fail(error, "not an epoch log");
-	if (GUINT32_FROM_LE(h.version) != EPOCH_LOG_VERSION || GUINT32_FROM_LE(h.block_bytes) != DISK_BLOCK_BYTES)
-		return disk_fail(error, "version %u with blocks of %u bytes; expected %u and %u", GUINT32_FROM_LE(h.version),
-		                 GUINT32_FROM_LE(h.block_bytes), EPOCH_LOG_VERSION, DISK_BLOCK_BYTES);
-	if (GUINT64_FROM_LE(h.epoch) != epoch.n || GUINT64_FROM_LE(h.blocks) != blocks)
-		return disk_fail(error, "epoch %" PRIu64 " of a disk of %" PRIu64 " blocks; expected %" PRIu64 " and %" PRIu64,
-		                 GUINT64_FROM_LE(h.epoch), GUINT64_FROM_LE(h.blocks), epoch.n, blocks);
-	if (GUINT64_FROM_LE(h.sealed) != 1)
-		return disk_fail(error, "not sealed");
-	if (GUINT64_FROM_LE(h.count) > blocks)
-		return disk_fail(error, "%" PRIu64 " blocks in it, more than the disk has", GUINT64_FROM_LE(h.count));
-	*ret_count = GUINT64_FROM_LE(h.count);
+	while (p < end && !*p)
+		p++;
+	return p == end;
+}
+
+static gboolean check_header(const struct epoch_log_header *h, struct epoch_id epoch, uint64_t blocks, GError **error)
+{
+	if (GUINT64_FROM_LE(h->magic) != EPOCH_LOG_MAGIC)
+		return disk_fail_damaged(error, "not an epoch log");
+	if (GUINT32_FROM_LE(h->version) != EPOCH_LOG_VERSION || GUINT32_FROM_LE(h->block_bytes) != DISK_BLOCK_BYTES)
+		return disk_fail_damaged(error, "version %u with blocks of %u bytes; expected %u and %u", GUINT32_FROM_LE(h->version),
+		                         GUINT32_FROM_LE(h->block_bytes), EPOCH_LOG_VERSION, DISK_BLOCK_BYTES);
+	if (GUINT64_FROM_LE(h->epoch) != epoch.n || GUINT64_FROM_LE(h->blocks) != blocks)
+		return disk_fail_damaged(error, "epoch %" PRIu64 " of a disk of %" PRIu64 " blocks; expected %" PRIu64 " and %" PRIu64,
+		                         GUINT64_FROM_LE(h->epoch), GUINT64_FROM_LE(h->blocks), epoch.n, blocks);
+	if (GUINT64_FROM_LE(h->sealed) != 1)
+		return disk_fail_damaged(error, "not sealed");
+	if (GUINT64_FROM_LE(h->count) > blocks)
+		return disk_fail_damaged(error, "%" PRIu64 " blocks in it, more than the disk has", GUINT64_FROM_LE(h->count));
+	if (GUINT64_FROM_LE(h->sum) != epoch_log_header_sum(h))
+		return disk_fail_damaged(error, "its header has another checksum");
 	return TRUE;
 }
 
-/* The entries, checked one by one against the disk's size and the slots that the file has. */
+static gboolean read_header(int fd, struct epoch_id epoch, uint64_t blocks, uint64_t *ret_count, GError **error)
+{
+	union { struct epoch_log_header h; uint8_t page[DISK_BLOCK_BYTES]; } in;
+	size_t got = 0;
+	int err = disk_pread_most(fd, &in, sizeof in, 0, &got);
+	if (err)
+		return disk_fail_errno(error, err, "cannot read the header");
+	if (got != sizeof in)
+		return disk_fail_damaged(error, "not an epoch log: it ends after %zu bytes", got);
+	if (!check_header(&in.h, epoch, blocks, error))
+		return FALSE;
+	if (!all_zero(in.page + sizeof in.h, in.page + sizeof in.page))
+		return disk_fail_damaged(error, "something is behind its header");
+	*ret_count = GUINT64_FROM_LE(in.h.count);
+	return TRUE;
+}
+
+/* An entry, checked against the disk's size and the slots that the file has. */
+static gboolean read_entry(const struct epoch_log_entry *e, uint64_t i, uint64_t blocks, uint64_t slots, struct pair *ret_pair, GError **error)
+{
+	uint64_t word = GUINT64_FROM_LE(e->word), block = word & ~EPOCH_LOG_ZERO;
+	if (block >= blocks)
+		return disk_fail_damaged(error, "slot %" PRIu64 " is block %" PRIu64 ", beyond the disk", i, block);
+	if (!(word & EPOCH_LOG_ZERO) && i >= slots)
+		return disk_fail_damaged(error, "slot %" PRIu64 " lies beyond the file", i);
+	*ret_pair = (struct pair){ block, word & EPOCH_LOG_ZERO ? UINT64_MAX : i, word, GUINT64_FROM_LE(e->sum) };
+	return TRUE;
+}
+
 static struct pair *read_index(int fd, uint64_t count, uint64_t blocks, uint64_t slots, GError **error)
 {
-	g_autofree uint64_t *entry = g_try_new(uint64_t, MAX(count, 1));
+	g_autofree struct epoch_log_entry *entry = g_try_new(struct epoch_log_entry, MAX(count, 1));
 	g_autofree struct pair *pair = g_try_new(struct pair, MAX(count, 1));
 	if (!entry || !pair)
 		return disk_fail(error, "no memory for %" PRIu64 " entries", count), NULL;
@@ -89,16 +123,22 @@ static struct pair *read_index(int fd, uint64_t count, uint64_t blocks, uint64_t
 	if (err)
 		return disk_fail_errno(error, err, "cannot read the index"), NULL;
 	if (got != count * sizeof *entry)
-		return disk_fail(error, "index ends after %zu of %" PRIu64 " entries", got / sizeof *entry, count), NULL;
-	for (uint64_t i = 0; i < count; i++) {
-		uint64_t e = GUINT64_FROM_LE(entry[i]), block = e & ~EPOCH_LOG_ZERO;
-		if (block >= blocks)
-			return disk_fail(error, "slot %" PRIu64 " is block %" PRIu64 ", beyond the disk", i, block), NULL;
-		if (!(e & EPOCH_LOG_ZERO) && i >= slots)
-			return disk_fail(error, "slot %" PRIu64 " lies beyond the file", i), NULL;
-		pair[i] = (struct pair){ block, e & EPOCH_LOG_ZERO ? UINT64_MAX : i };
-	}
+		return disk_fail_damaged(error, "index ends after %zu of %" PRIu64 " entries", got / sizeof *entry, count), NULL;
+	for (uint64_t i = 0; i < count; i++)
+		if (!read_entry(&entry[i], i, blocks, slots, &pair[i], error))
+			return NULL;
 	return g_steal_pointer(&pair);
+}
+
+/* D24 */
+static gboolean check_slots(const struct view *view, const struct pair *pair, uint64_t count, GError **error)
+{
+	for (uint64_t i = 0; i < count; i++) {
+		const uint8_t *data = pair[i].slot == UINT64_MAX ? NULL : view->map + (pair[i].slot + 1) * DISK_BLOCK_BYTES;
+		if (epoch_log_sum(pair[i].word, data) != pair[i].sum)
+			return disk_fail_damaged(error, "block %" PRIu64 " (slot %" PRIu64 ") has another checksum", pair[i].block, i);
+	}
+	return TRUE;
 }
 
 static int pair_cmp(const void *a, const void *b)
@@ -116,7 +156,7 @@ static gboolean fill_view(struct view *view, struct pair *pair, uint64_t count, 
 	qsort(pair, count, sizeof *pair, pair_cmp);
 	for (uint64_t i = 0; i < count; i++) {
 		if (i > 0 && pair[i].block == pair[i - 1].block)
-			return disk_fail(error, "block %" PRIu64 " is in it twice", pair[i].block);
+			return disk_fail_damaged(error, "block %" PRIu64 " is in it twice", pair[i].block);
 		view->block[i] = pair[i].block;
 		view->data[i] = pair[i].slot == UINT64_MAX ? zero_block : view->map + (pair[i].slot + 1) * DISK_BLOCK_BYTES;
 	}
@@ -142,7 +182,7 @@ static gboolean view_open(struct view *view, int fd, int index_fd, struct epoch_
 	if (map == MAP_FAILED)
 		return disk_fail_errno(error, errno, "cannot map");
 	view->map = map;
-	return fill_view(view, pair, count, error);
+	return check_slots(view, pair, count, error) && fill_view(view, pair, count, error);
 }
 
 struct disk_log *epoch_log_view(const char *dir, struct epoch_id epoch, uint64_t blocks, GError **error)

@@ -1,11 +1,11 @@
-/* log.c - the writer of an epoch's log; files and rules D7, D8 in log.h.
+/* log.c - the writer of an epoch's log; files and rules D7, D8, D24 in log.h.
  *
  * In memory a log is a hash table from block to slot, open addressing, of 32-bit numbers (slot + 1, 0 is empty); the block itself is read
  * from the mapped index, so that the table costs 8 to 16 bytes a block.
  *
- *   block ──hash──► table[h] = slot+1 ──► entry[slot] = block | zero      slot ──► log.N at 4096*(1+slot)
+ *   block ──hash──► table[h] = slot+1 ──► entry[slot] = block | zero, checksum      slot ──► log.N at 4096*(1+slot)
  *
- * The index is mapped whole (8 bytes a block of the disk, address space only) and allocated on disk in steps ahead of its use, for a store
+ * The index is mapped whole (16 bytes a block of the disk, address space only) and allocated on disk in steps ahead of its use, for a store
  * to a page that the file system cannot allocate would be a SIGBUS instead of ENOSPC. */
 #include "disk/log.h"
 
@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define ROOM_FIRST 4096u   /* entries allocated at first: 32 KiB */
+#define ROOM_FIRST 4096u   /* entries allocated at first: 64 KiB */
 
 struct epoch_log {
 	struct epoch_id epoch;
@@ -27,7 +27,7 @@ struct epoch_log {
 	char *path, *index_path;          /* NULL once unlinked */
 	int fd, index_fd;
 	struct epoch_log_header *header;  /* page 0 of log.N, mapped */
-	uint64_t *entry;                  /* log.N.idx, mapped */
+	struct epoch_log_entry *entry;    /* log.N.idx, mapped */
 	uint64_t count, room;             /* slots in use; entries that are allocated on disk */
 	uint32_t *table;                  /* 1 << table_bits numbers, at least 2 * room */
 	unsigned table_bits;
@@ -37,7 +37,7 @@ struct epoch_log {
 
 static inline uint64_t entry_block(const struct epoch_log *log, uint64_t slot)
 {
-	return GUINT64_FROM_LE(log->entry[slot]) & ~EPOCH_LOG_ZERO;
+	return GUINT64_FROM_LE(log->entry[slot].word) & ~EPOCH_LOG_ZERO;
 }
 
 /* Where the block is in the table, or the empty place where it would go. */
@@ -84,13 +84,27 @@ static int reserve(struct epoch_log *log, uint64_t n)
 	return err;
 }
 
-static void publish(struct epoch_log *log, uint64_t entry)
+/* D24: entry and checksum of a slot whose contents are `data`. */
+static void set_entry(struct epoch_log *log, uint64_t slot, uint64_t word, const uint8_t *data)
+{
+	log->entry[slot] = (struct epoch_log_entry){ GUINT64_TO_LE(word), GUINT64_TO_LE(epoch_log_sum(word, data)) };
+}
+
+/* A log that is sealed gets blocks too, of an older one that is merged into it. */
+static void set_header_sum(struct epoch_log *log)
+{
+	if (epoch_log_sealed(log))
+		log->header->sum = GUINT64_TO_LE(epoch_log_header_sum(log->header));
+}
+
+static void publish(struct epoch_log *log, uint64_t word, const uint8_t *data)
 {
 	MUST("D7", log->count < log->room && log->count < log->blocks);
-	log->entry[log->count] = GUINT64_TO_LE(entry);
-	*table_place(log, entry & ~EPOCH_LOG_ZERO) = (uint32_t)log->count + 1;
+	set_entry(log, log->count, word, data);
+	*table_place(log, word & ~EPOCH_LOG_ZERO) = (uint32_t)log->count + 1;
 	log->count++;
 	__atomic_store_n(&log->header->count, GUINT64_TO_LE(log->count), __ATOMIC_RELEASE);
+	set_header_sum(log);
 }
 
 /* ---- life ---- */
@@ -222,15 +236,14 @@ void epoch_log_drop(struct epoch_log *log)
 struct epoch_id epoch_log_epoch(const struct epoch_log *log) { return log->epoch; }
 uint64_t epoch_log_count(const struct epoch_log *log) { return log->count; }
 bool epoch_log_sealed(const struct epoch_log *log) { return log->header->sealed != 0; }
-int epoch_log_fd(const struct epoch_log *log) { return log->fd; }
 
 static inline uint64_t slot_offset(uint64_t slot) { return (slot + 1) * DISK_BLOCK_BYTES; }
 
 struct epoch_log_slot epoch_log_slot(const struct epoch_log *log, uint64_t i)
 {
 	MUST("D8", i < log->count);
-	uint64_t entry = GUINT64_FROM_LE(log->entry[i]);
-	return (struct epoch_log_slot){ entry & ~EPOCH_LOG_ZERO, slot_offset(i), (entry & EPOCH_LOG_ZERO) != 0 };
+	uint64_t word = GUINT64_FROM_LE(log->entry[i].word);
+	return (struct epoch_log_slot){ word & ~EPOCH_LOG_ZERO, i, (word & EPOCH_LOG_ZERO) != 0 };
 }
 
 bool epoch_log_find(const struct epoch_log *log, uint64_t block, struct epoch_log_slot *ret_slot)
@@ -242,6 +255,21 @@ bool epoch_log_find(const struct epoch_log *log, uint64_t block, struct epoch_lo
 		return false;
 	*ret_slot = epoch_log_slot(log, at - 1);
 	return true;
+}
+
+int epoch_log_read(const struct epoch_log *log, uint64_t slot, uint64_t n, void *data)
+{
+	size_t got = 0, bytes = (size_t)n * DISK_BLOCK_BYTES;
+	MUST("D8", n <= log->count && slot <= log->count - n);
+	int err = disk_pread_most(log->fd, data, bytes, slot_offset(slot), &got);
+	if (err || got != bytes)
+		return err ? err : EIO;   /* cut short behind our back */
+	for (uint64_t i = 0; i < n; i++) {
+		const struct epoch_log_entry *e = &log->entry[slot + i];
+		if (GUINT64_FROM_LE(e->sum) != epoch_log_sum(GUINT64_FROM_LE(e->word), (const uint8_t *)data + i * DISK_BLOCK_BYTES))
+			return EBADMSG;
+	}
+	return 0;
 }
 
 /* ---- write ---- */
@@ -263,6 +291,18 @@ static uint64_t slot_run(const struct epoch_log *log, uint64_t block, uint64_t n
 	return run;
 }
 
+/* The write of a run failed, in the midst maybe. What its old slots hold is now what they hold, as on any disk. */
+static void accept_torn(struct epoch_log *log, uint64_t first, uint64_t run)
+{
+	uint8_t data[DISK_BLOCK_BYTES];
+	size_t got = 0;
+	for (uint64_t slot = first; slot < first + run && slot < log->count; slot++) {
+		uint64_t word = GUINT64_FROM_LE(log->entry[slot].word);
+		if (!(word & EPOCH_LOG_ZERO) && disk_pread_most(log->fd, data, sizeof data, slot_offset(slot), &got) == 0 && got == sizeof data)
+			set_entry(log, slot, word, data);
+	}
+}
+
 int epoch_log_write(struct epoch_log *log, uint64_t block, uint64_t n, const void *data)
 {
 	MUST("D7", block <= log->blocks && n <= log->blocks - block);
@@ -272,12 +312,14 @@ int epoch_log_write(struct epoch_log *log, uint64_t block, uint64_t n, const voi
 		run = slot_run(log, block + done, n - done, &first);
 		const uint8_t *from = (const uint8_t *)data + done * DISK_BLOCK_BYTES;
 		err = disk_pwrite_all(log->fd, from, run * DISK_BLOCK_BYTES, slot_offset(first));
-		for (uint64_t i = 0; i < run && !err; i++) {
+		for (uint64_t i = 0; i < run && !err; i++, from += DISK_BLOCK_BYTES) {
 			if (first + i < log->count)
-				log->entry[first + i] &= ~GUINT64_TO_LE(EPOCH_LOG_ZERO);
+				set_entry(log, first + i, block + done + i, from);
 			else
-				publish(log, block + done + i);
+				publish(log, block + done + i, from);
 		}
+		if (err)
+			accept_torn(log, first, run);
 	}
 	return err;
 }
@@ -289,9 +331,9 @@ int epoch_log_zero(struct epoch_log *log, uint64_t block, uint64_t n)
 	for (uint64_t i = 0; i < n && !err; i++) {
 		uint32_t at = *table_place(log, block + i);
 		if (at)
-			log->entry[at - 1] |= GUINT64_TO_LE(EPOCH_LOG_ZERO);
+			set_entry(log, at - 1, (block + i) | EPOCH_LOG_ZERO, NULL);
 		else
-			publish(log, (block + i) | EPOCH_LOG_ZERO);
+			publish(log, (block + i) | EPOCH_LOG_ZERO, NULL);
 	}
 	return err;
 }
@@ -299,4 +341,5 @@ int epoch_log_zero(struct epoch_log *log, uint64_t block, uint64_t n)
 void epoch_log_set_sealed(struct epoch_log *log, bool sealed)
 {
 	__atomic_store_n(&log->header->sealed, GUINT64_TO_LE(sealed ? UINT64_C(1) : 0), __ATOMIC_RELEASE);
+	set_header_sum(log);
 }

@@ -1,4 +1,5 @@
-/* overlay.c - see overlay.h. The map is allocated on disk when it is made, 32 MiB for a disk of 1 TiB, so that setting a bit cannot fail. */
+/* overlay.c - see overlay.h. The map is allocated on disk when it is made, 32 MiB for a disk of 1 TiB, so that setting a bit cannot fail. The
+ * sums are 2 GiB for such a disk, so they are sparse: their room is taken by the page, like a block's. */
 #include "disk/overlay.h"
 
 #include "base/must.h"
@@ -16,6 +17,10 @@ struct overlay {
 	uint8_t *map;
 	size_t map_bytes;
 	uint8_t *reserved;   /* a bit a block: the file system has given its room (D23) */
+	int sums_fd;
+	uint64_t *sum;       /* mapped */
+	uint8_t *sums_reserved;   /* a bit a page of it */
+	uint64_t zero;       /* hash of a block of zeros */
 };
 
 static uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -54,6 +59,26 @@ static gboolean open_map(struct overlay *overlay, const char *dir, GError **erro
 	return overlay->map != NULL;
 }
 
+#define SUMS_A_PAGE (VCFT_PAGE_SIZE / sizeof(uint64_t))
+
+static size_t sums_bytes(const struct overlay *overlay) { return (size_t)MAX(overlay->blocks, 1) * sizeof(uint64_t); }
+
+static gboolean open_sums(struct overlay *overlay, const char *dir, GError **error)
+{
+	g_autofree char *path = g_build_filename(dir, "sums", NULL);
+	overlay->sums_reserved = calloc((size_t)(overlay->blocks / SUMS_A_PAGE / 8 + 1), 1);
+	overlay->sums_fd = overlay->sums_reserved ? open_sized(path, sums_bytes(overlay), sums_bytes(overlay), error) : -1;
+	if (!overlay->sums_reserved)
+		return disk_fail(error, "no memory for a disk of %" PRIu64 " blocks", overlay->blocks);
+	if (overlay->sums_fd < 0)
+		return FALSE;
+	void *map = mmap(NULL, sums_bytes(overlay), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, overlay->sums_fd, 0);
+	if (map == MAP_FAILED)
+		return disk_fail_errno(error, errno, "%s", path);
+	overlay->sum = map;
+	return TRUE;
+}
+
 static bool is_reserved(const struct overlay *overlay, uint64_t block)
 {
 	return __atomic_load_n(&overlay->reserved[block / 8], __ATOMIC_RELAXED) >> (block % 8) & 1;
@@ -83,11 +108,14 @@ static gboolean find_reserved(struct overlay *overlay, GError **error)
 struct overlay *overlay_open(const char *dir, uint64_t blocks, GError **error)
 {
 	g_autofree char *path = g_build_filename(dir, "overlay", NULL);
+	static const uint8_t zeros[DISK_BLOCK_BYTES];
 	struct overlay *overlay = g_new0(struct overlay, 1);
 	uint64_t bytes = blocks * DISK_BLOCK_BYTES;
 	overlay->blocks = blocks;
+	overlay->sums_fd = -1;
+	overlay->zero = XXH3_64bits(zeros, sizeof zeros);
 	overlay->fd = open_sized(path, bytes, bytes, error);
-	if (overlay->fd >= 0 && open_map(overlay, dir, error) && find_reserved(overlay, error))
+	if (overlay->fd >= 0 && open_map(overlay, dir, error) && open_sums(overlay, dir, error) && find_reserved(overlay, error))
 		return overlay;
 	overlay_close(overlay);
 	return NULL;
@@ -99,19 +127,62 @@ void overlay_close(struct overlay *overlay)
 		return;
 	if (overlay->map)
 		munmap(overlay->map, overlay->map_bytes);
+	if (overlay->sum)
+		munmap(overlay->sum, sums_bytes(overlay));
 	disk_close(&overlay->fd);
+	disk_close(&overlay->sums_fd);
 	free(overlay->reserved);
+	free(overlay->sums_reserved);
 	g_free(overlay);
 }
-
-int overlay_fd(const struct overlay *overlay) { return overlay->fd; }
 
 bool overlay_has(const struct overlay *overlay, uint64_t block)
 {
 	return __atomic_load_n(&overlay->map[block / 8], __ATOMIC_ACQUIRE) >> (block % 8) & 1;
 }
 
+/* ---- read ---- */
+
+static uint64_t stored_sum(const struct overlay *overlay, uint64_t block) { return GUINT64_FROM_LE(overlay->sum[block]); }
+
+int overlay_read(const struct overlay *overlay, uint64_t block, uint64_t n, void *data)
+{
+	size_t got = 0, bytes = (size_t)n * DISK_BLOCK_BYTES;
+	int err = disk_pread_most(overlay->fd, data, bytes, block * DISK_BLOCK_BYTES, &got);
+	if (err || got != bytes)
+		return err ? err : EIO;   /* cut short behind our back */
+	for (uint64_t i = 0; i < n; i++)
+		if (stored_sum(overlay, block + i) != sum_page((const uint8_t *)data + i * DISK_BLOCK_BYTES, block + i))
+			return EBADMSG;
+	return 0;
+}
+
+bool overlay_lacks(const struct overlay *overlay, uint64_t block, uint64_t n)
+{
+	uint64_t end = block + n;
+	while (block < end && !overlay->sum[block])
+		block++;
+	return block == end;
+}
+
 /* ---- reserve ---- */
+
+/* Room for the checksums of blocks: a page of them has those of 2 MiB. */
+static int reserve_sums(struct overlay *overlay, uint64_t block, uint64_t end)
+{
+	int err = 0;
+	for (uint64_t page = block / SUMS_A_PAGE; page * SUMS_A_PAGE < end && !err; page++) {
+		if (overlay->sums_reserved[page / 8] >> (page % 8) & 1)
+			continue;
+		uint64_t at = page * VCFT_PAGE_SIZE;
+		do
+			err = posix_fallocate(overlay->sums_fd, (off_t)at, (off_t)MIN(VCFT_PAGE_SIZE, sums_bytes(overlay) - at));
+		while (err == EINTR);
+		if (!err)
+			overlay->sums_reserved[page / 8] |= (uint8_t)(1u << (page % 8));
+	}
+	return err;
+}
 
 static int take_room(struct overlay *overlay, uint64_t block, uint64_t end)
 {
@@ -128,17 +199,22 @@ static int take_room(struct overlay *overlay, uint64_t block, uint64_t end)
 int overlay_reserve(struct overlay *overlay, uint64_t block, uint64_t n)
 {
 	MUST("D23", block <= overlay->blocks && n <= overlay->blocks - block);
-	for (uint64_t end = block + n, stop; block < end; block = stop) {
+	int err = reserve_sums(overlay, block, block + n);
+	for (uint64_t end = block + n, stop; block < end && !err; block = stop) {
 		stop = block + 1;
 		if (is_reserved(overlay, block))
 			continue;
 		while (stop < end && !is_reserved(overlay, stop))
 			stop++;
-		int err = take_room(overlay, block, stop);
-		if (err)
-			return err;
+		err = take_room(overlay, block, stop);
 	}
-	return 0;
+	return err;
+}
+
+int overlay_reserve_zero(struct overlay *overlay, uint64_t block, uint64_t n)
+{
+	MUST("D23", block <= overlay->blocks && n <= overlay->blocks - block);
+	return reserve_sums(overlay, block, block + n);
 }
 
 /* ---- fold ---- */
@@ -169,13 +245,21 @@ static int fold_zero(const struct overlay *overlay, uint64_t block, uint64_t n)
 	return err;
 }
 
-static int fold_data(const struct overlay *overlay, const struct epoch_log *log, uint64_t from, uint64_t at, size_t bytes, uint8_t *buffer)
+/* D24 */
+static int fold_data(const struct overlay *overlay, const struct epoch_log *log, struct epoch_log_slot slot, uint64_t run, uint8_t *buffer)
 {
-	size_t got = 0;
-	int err = disk_pread_most(epoch_log_fd(log), buffer, bytes, from, &got);
-	if (!err && got != bytes)
-		err = EIO;
-	return err ? err : disk_pwrite_all(overlay->fd, buffer, bytes, at);
+	int err = epoch_log_read(log, slot.slot, run, buffer);
+	return err ? err : disk_pwrite_all(overlay->fd, buffer, (size_t)run * DISK_BLOCK_BYTES, slot.block * DISK_BLOCK_BYTES);
+}
+
+/* D10. data: the run's contents; NULL: zeros. */
+static void note_folded(struct overlay *overlay, uint64_t block, uint64_t n, const uint8_t *data)
+{
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t b = block + i, sum = data ? sum_page(data + i * DISK_BLOCK_BYTES, b) : sum_hashed(overlay->zero, b);
+		overlay->sum[b] = GUINT64_TO_LE(sum);
+		__atomic_fetch_or(&overlay->map[b / 8], (uint8_t)(1u << (b % 8)), __ATOMIC_RELEASE);
+	}
 }
 
 gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GError **error)
@@ -185,13 +269,13 @@ gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GErr
 		struct epoch_log_slot slot = epoch_log_slot(log, i);
 		run = fold_run(log, i);
 		MUST("D10", slot.block < overlay->blocks && run <= overlay->blocks - slot.block);
-		uint64_t at = slot.block * DISK_BLOCK_BYTES;
-		size_t bytes = (size_t)(run * DISK_BLOCK_BYTES);
-		int err = slot.zero ? fold_zero(overlay, slot.block, run) : fold_data(overlay, log, slot.offset, at, bytes, buffer);
+		int err = slot.zero ? fold_zero(overlay, slot.block, run) : fold_data(overlay, log, slot, run, buffer);
+		if (err == EBADMSG)
+			return disk_fail_damaged(error, "epoch %" PRIu64 ", block %" PRIu64 " or one of the %" PRIu64 " after it: another checksum",
+			                         epoch_log_epoch(log).n, slot.block, run - 1);
 		if (err)
 			return disk_fail_errno(error, err, "overlay, block %" PRIu64, slot.block);
-		for (uint64_t b = slot.block; b < slot.block + run; b++)
-			__atomic_fetch_or(&overlay->map[b / 8], (uint8_t)(1u << (b % 8)), __ATOMIC_RELEASE);
+		note_folded(overlay, slot.block, run, slot.zero ? NULL : buffer);
 	}
 	return TRUE;
 }

@@ -173,6 +173,7 @@ static void answer(const struct control_request *request)
 	struct control_answer a = { .sequence = request->sequence };
 	uint8_t out[CONTROL_ANSWER_BYTES];
 	a.failed = !carry_out(request, &a.count, &error);
+	a.damaged = g_error_matches(error, DISK_ERROR, DISK_ERROR_DAMAGED);
 	a.open = disk_stack_epoch(plugin.stack);
 	a.blocks = disk_stack_blocks(plugin.stack);
 	g_strlcpy(a.text, error ? error->message : "", sizeof a.text);

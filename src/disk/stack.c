@@ -20,6 +20,7 @@ struct disk_stack {
 	int base_fd;
 	uint64_t base_bytes, blocks;
 	struct overlay *overlay;       /* written by the control thread only */
+	uint64_t damaged;              /* atomic: 1 + a block of the overlay that was found bad (D26); 0: none */
 	struct epoch_id committed;     /* control thread */
 	struct epoch_log *spare;       /* control thread: the log of the epoch after the open one, or NULL */
 	GPtrArray *trash;              /* control thread: logs to be dropped by tidy */
@@ -111,7 +112,8 @@ void disk_stack_close(struct disk_stack *stack)
 
 /* ---- requests ---- */
 
-struct place { int fd; uint64_t at; };   /* fd -1: zeros */
+/* log: slots from `at` on; else blocks from `at` on. */
+struct place { enum { PLACE_ZERO, PLACE_LOG, PLACE_OVERLAY, PLACE_BASE } in; const struct epoch_log *log; uint64_t at; };
 
 /* D1: where the newest contents of a block are. */
 static struct place locate(const struct disk_stack *stack, uint64_t block)
@@ -119,8 +121,8 @@ static struct place locate(const struct disk_stack *stack, uint64_t block)
 	struct epoch_log_slot slot;
 	for (guint i = stack->logs->len; i-- > 0;)
 		if (epoch_log_find(log_at(stack, i), block, &slot))
-			return slot.zero ? (struct place){ -1, 0 } : (struct place){ epoch_log_fd(log_at(stack, i)), slot.offset };
-	return (struct place){ overlay_has(stack->overlay, block) ? overlay_fd(stack->overlay) : stack->base_fd, block * DISK_BLOCK_BYTES };
+			return slot.zero ? (struct place){ PLACE_ZERO, NULL, block } : (struct place){ PLACE_LOG, log_at(stack, i), slot.slot };
+	return (struct place){ overlay_has(stack->overlay, block) ? PLACE_OVERLAY : PLACE_BASE, NULL, block };
 }
 
 /* The number of blocks from `block` on, at most n, that lie one after the other in one place. */
@@ -130,37 +132,73 @@ static uint64_t locate_run(const struct disk_stack *stack, uint64_t block, uint6
 	uint64_t run = 1;
 	for (; run < n; run++) {
 		struct place next = locate(stack, block + run);
-		if (next.fd != first.fd || (first.fd >= 0 && next.at != first.at + run * DISK_BLOCK_BYTES))
+		if (next.in != first.in || next.log != first.log || next.at != first.at + run)
 			break;
 	}
 	*ret_place = first;
 	return run;
 }
 
-static int read_place(const struct disk_stack *stack, struct place place, uint8_t *data, size_t n)
+/* D25: a block that the overlay does not have was never in it. */
+static int read_base(const struct disk_stack *stack, uint64_t block, uint64_t n, uint8_t *data)
 {
-	size_t got = 0;
-	int err = place.fd < 0 ? 0 : disk_pread_most(place.fd, data, n, place.at, &got);
-	if (err || got == n)
-		return err;
-	if (place.fd >= 0 && (place.fd != stack->base_fd || place.at + got < stack->base_bytes))
-		return EIO;   /* a file was cut short behind our back */
-	memset(data + got, 0, n - got);
-	return 0;
+	size_t got = 0, bytes = (size_t)n * DISK_BLOCK_BYTES;
+	uint64_t at = block * DISK_BLOCK_BYTES;
+	if (!overlay_lacks(stack->overlay, block, n))
+		return EBADMSG;
+	int err = disk_pread_most(stack->base_fd, data, bytes, at, &got);
+	if (!err && got < bytes && at + got < stack->base_bytes)
+		return EIO;   /* it was cut short behind our back */
+	if (!err)
+		memset(data + got, 0, bytes - got);
+	return err;
 }
 
-static int read_locked(const struct disk_stack *stack, uint8_t *data, size_t n, uint64_t at)
+/* D26 */
+static int read_place(struct disk_stack *stack, struct place place, uint64_t n, uint8_t *data)
 {
 	int err = 0;
-	while (n > 0 && !err) {
-		uint64_t block = at / DISK_BLOCK_BYTES, skip = at % DISK_BLOCK_BYTES;
-		uint64_t blocks = (skip + n + DISK_BLOCK_BYTES - 1) / DISK_BLOCK_BYTES;
+	switch (place.in) {
+	case PLACE_ZERO: memset(data, 0, (size_t)n * DISK_BLOCK_BYTES); break;
+	case PLACE_LOG: err = epoch_log_read(place.log, place.at, n, data); break;
+	case PLACE_OVERLAY: err = overlay_read(stack->overlay, place.at, n, data); break;
+	case PLACE_BASE: err = read_base(stack, place.at, n, data); break;
+	}
+	if (err != EBADMSG)
+		return err;
+	if (place.in != PLACE_LOG)
+		__atomic_store_n(&stack->damaged, place.at + 1, __ATOMIC_RELAXED);
+	return EIO;
+}
+
+static int read_blocks(struct disk_stack *stack, uint8_t *data, uint64_t block, uint64_t n)
+{
+	int err = 0;
+	for (uint64_t run; n > 0 && !err; block += run, n -= run, data += run * DISK_BLOCK_BYTES) {
 		struct place place;
-		uint64_t run = locate_run(stack, block, blocks, &place);
-		size_t part = (size_t)MIN(run * DISK_BLOCK_BYTES - skip, n);
-		place.at += skip;
-		err = read_place(stack, place, data, part);
-		data += part, at += part, n -= part;
+		run = locate_run(stack, block, n, &place);
+		err = read_place(stack, place, run, data);
+	}
+	return err;
+}
+
+/* Whole blocks are read where they go, of the others all is read: a checksum is of a whole block. */
+static int read_locked(struct disk_stack *stack, uint8_t *data, size_t n, uint64_t at)
+{
+	uint8_t block[DISK_BLOCK_BYTES];
+	int err = 0;
+	while (n > 0 && !err) {
+		uint64_t skip = at % DISK_BLOCK_BYTES, whole = n / DISK_BLOCK_BYTES;
+		size_t done = (size_t)whole * DISK_BLOCK_BYTES;
+		if (skip || !whole) {
+			done = (size_t)MIN(DISK_BLOCK_BYTES - skip, n);
+			err = read_blocks(stack, block, at / DISK_BLOCK_BYTES, 1);
+			if (!err)
+				memcpy(data, block + skip, done);
+		} else {
+			err = read_blocks(stack, data, at / DISK_BLOCK_BYTES, whole);
+		}
+		data += done, at += done, n -= done;
 	}
 	return err;
 }
@@ -188,12 +226,18 @@ static int write_blocks(struct disk_stack *stack, uint64_t block, uint64_t n, co
 	return err ? err : epoch_log_write(open_log(stack), block, n, data);
 }
 
+static int zero_blocks(struct disk_stack *stack, uint64_t block, uint64_t n)
+{
+	int err = overlay_reserve_zero(stack->overlay, block, n);
+	return err ? err : epoch_log_zero(open_log(stack), block, n);
+}
+
 /* Part of one block; data NULL: zeros. */
 static int write_part(struct disk_stack *stack, const uint8_t *data, size_t n, uint64_t at)
 {
 	uint8_t block[DISK_BLOCK_BYTES];
 	uint64_t number = at / DISK_BLOCK_BYTES;
-	int err = read_locked(stack, block, sizeof block, number * DISK_BLOCK_BYTES);
+	int err = read_blocks(stack, block, number, 1);
 	if (err)
 		return err;
 	if (data)
@@ -215,7 +259,7 @@ static int write_locked(struct disk_stack *stack, const uint8_t *data, uint64_t 
 		} else if (data) {
 			err = write_blocks(stack, at / DISK_BLOCK_BYTES, whole, data);
 		} else {
-			err = epoch_log_zero(open_log(stack), at / DISK_BLOCK_BYTES, whole);
+			err = zero_blocks(stack, at / DISK_BLOCK_BYTES, whole);
 		}
 		data = data ? data + done : NULL;
 		at += done, n -= done;
@@ -268,6 +312,9 @@ static gboolean skip_to(struct disk_stack *stack, struct epoch_id r, GError **er
 gboolean disk_stack_seal(struct disk_stack *stack, struct epoch_id r, uint64_t *ret_count, GError **error)
 {
 	struct epoch_id open = disk_stack_epoch(stack);
+	uint64_t damaged = __atomic_load_n(&stack->damaged, __ATOMIC_RELAXED);
+	if (damaged)
+		return disk_fail_damaged(error, "block %" PRIu64 " of the overlay, or one that was read with it, has another checksum", damaged - 1);
 	if (epoch_cmp(open, r) > 0)
 		return disk_fail(error, "cannot seal epoch %" PRIu64 ": %" PRIu64 " is open", r.n, open.n);
 	if (epoch_cmp(open, r) < 0 && !skip_to(stack, r, error))
@@ -322,16 +369,15 @@ static int merge_piece(const struct epoch_log *from, struct epoch_log *to, uint6
 	int err = 0;
 	for (; i < end && !err; i++) {
 		struct epoch_log_slot slot = epoch_log_slot(from, i);
-		size_t got = 0;
 		if (epoch_log_find(to, slot.block, &newer))
 			continue;
 		if (slot.zero) {
 			err = epoch_log_zero(to, slot.block, 1);
 			continue;
 		}
-		err = disk_pread_most(epoch_log_fd(from), data, sizeof data, slot.offset, &got);
+		err = epoch_log_read(from, slot.slot, 1, data);
 		if (!err)
-			err = got == sizeof data ? epoch_log_write(to, slot.block, 1, data) : EIO;
+			err = epoch_log_write(to, slot.block, 1, data);
 	}
 	return err;
 }

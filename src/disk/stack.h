@@ -6,6 +6,9 @@
  *  D12 Epochs move forward: seal(r) opens r+1. The open log is that of r, or of an earlier epoch that was given up before it was sealed here:
  *      then its blocks belong to r from now on, and a merge of the one given up has nothing to do.
  *  D13 commit(r) and rollback(r) are accepted only if r is sealed here or was the last committed: nothing is folded by mistake.
+ *  D26 Blocks of logs and overlay are checked whenever they are read, be it for the guest or to write a part of one (D24, D25). The guest gets EIO. A bad block
+ *      of the overlay also fails every seal to come with DISK_ERROR_DAMAGED: what is committed is lost here, and must come from a backup. So it is
+ *      with a log that cannot be folded. A bad block of a log that is not committed goes with a rollback.
  *  D14 What fails leaves the disk readable as before, and can be asked for again.
  *
  * Threads: read, write and zero in any number of threads; all others in one, the control thread. While a log is folded or merged the guest's

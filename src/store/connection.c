@@ -60,18 +60,6 @@ static void answer(struct connection *c, struct epoch_id epoch, enum store_statu
 		g_atomic_int_set(&c->closing, 1);
 }
 
-static void note(const struct connection *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static void note(const struct connection *c, const char *format, ...)
-{
-	if (!c->sink->callbacks.note)
-		return;
-	va_list ap;
-	va_start(ap, format);
-	g_autofree char *text = g_strdup_vprintf(format, ap);
-	va_end(ap);
-	c->sink->callbacks.note(text, c->sink->user);
-}
-
 /* S3: say why, and let the sender read it: closing with unread bytes would take the answer away from it. */
 static void refuse(struct connection *c, struct epoch_id epoch, enum store_status status)
 {
@@ -308,7 +296,7 @@ static bool is_who_it_says(struct connection *c, struct host_id host)
 	g_mutex_unlock(&c->sink->lock);
 	if (!c->sink->credentials || (*name && tls_names(c->tls, name)))
 		return true;
-	note(c, "replication: somebody with another host's certificate says to be host %u (%s)", host.n, *name ? name : "unknown");
+	sink_note(c->sink, "replication: somebody with another host's certificate says to be host %u (%s)", host.n, *name ? name : "unknown");
 	return false;
 }
 
@@ -334,7 +322,7 @@ static bool secure(struct connection *c)
 	tls_set_deadline(c->tls, c->since + OPEN_SECONDS * NSEC_PER_SEC);
 	enum tls_progress progress = tls_handshake(c->tls);
 	if (progress != TLS_OPEN)
-		note(c, "replication: somebody connected who is none of the hosts: %s", progress == TLS_FAILED ? tls_why(c->tls) : "no TLS in time");
+		sink_note(c->sink, "replication: somebody connected who is none of the hosts: %s", progress == TLS_FAILED ? tls_why(c->tls) : "no TLS in time");
 	g_atomic_int_set(&c->secured, progress == TLS_OPEN);
 	return progress == TLS_OPEN;
 }

@@ -9,6 +9,8 @@
  *  T7 An epoch carries as much filling as keeps it at about FILL_TIME to encode and hand on: twice as much after one that took less than half of that,
  *     half as much after one that took longer; never less than fill_bytes. So a backup is complete soon where there is time, and commits stay short.
  *
+ *  I5 What is taken of the shadow, as the base of a delta or to fill a backup, is as it was put there, or the epoch is given up.
+ *
  * A disk page that the shadow does not have is sent even if it is zero: that the guest wrote it is what the map says.
  * Thread: the source's. */
 #include "store/source-private.h"
@@ -39,6 +41,17 @@ static bool page_for(struct source *s, host_mask receivers, unsigned region, enu
 	return true;
 }
 
+/* I5 */
+static bool shadow_sound(struct source *s, unsigned region, uint64_t page)
+{
+	g_autoptr(GError) error = NULL;
+	if (image_sound(s->shadow, region, page))
+		return true;
+	if (!image_intact(s->shadow, &error))
+		g_snprintf(s->why, sizeof s->why, "shadow: %s", error->message);
+	return false;
+}
+
 /* Backups that have the shadow's content of this page. */
 static host_mask peers_with(const struct source *s, unsigned region, uint64_t page)
 {
@@ -58,7 +71,7 @@ static bool encode_xor(struct source *s, unsigned region)
 		host_mask to = peers_with(s, region, pages->index[i]);
 		if (!to)
 			break;    /* no cursor is behind this page, nor behind a later one */
-		if (!page_for(s, to, region, DELTA_XOR))
+		if (!shadow_sound(s, region, pages->index[i]) || !page_for(s, to, region, DELTA_XOR))
 			return false;
 		const uint8_t *reference = image_page(s->shadow, region, pages->index[i]);
 		delta_add(s->encoder, pages->index[i], pages->data[i], reference, region > 0 && !reference);
@@ -81,7 +94,7 @@ static bool encode_window(struct source *s, unsigned region, struct fill_cursor 
 		uint64_t page = MIN(dirty, still);
 		if (page == UINT64_MAX)
 			return flush_chunk(s);
-		if (!page_for(s, receivers, region, DELTA_LITERAL))
+		if ((page != dirty && !shadow_sound(s, region, page)) || !page_for(s, receivers, region, DELTA_LITERAL))
 			return false;
 		delta_add(s->encoder, page, page == dirty ? pages->data[i] : image_page(s->shadow, region, page), NULL, true);
 		i += page == dirty;

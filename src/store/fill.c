@@ -25,7 +25,7 @@ struct fill_cursor fill_window(const struct image *shadow, struct fill_cursor fr
 	size_t left = MAX(budget, 1) * ZERO_COST;
 	for (; from.region < shape.regions; from = (struct fill_cursor){ from.region + 1, 0 }) {
 		for (; (from.page = image_next(shadow, from.region, from.page)) < shape.pages[from.region]; from.page++) {
-			bool skip = from.region == 0 && delta_is_zero(image_page(shadow, 0, from.page));
+			bool skip = from.region == 0 && image_zero(shadow, from.page);
 			size_t cost = skip ? 1 : ZERO_COST;
 			if (left < cost)
 				return from;

@@ -1,7 +1,7 @@
 /* image.c - the regions of a VM at its committed checkpoint, in files: an image on a backup, a shadow on the VM's own host.
  *
  *   region 0    RAM      mmap MAP_SHARED of a sparse tmpfs file
- *   region 1+i  disk i   mmap of `overlay` (sparse) and `map`, as in disk/disk.h
+ *   region 1+i  disk i   mmap of `overlay` (sparse), `map` and `sums` (sparse), as in disk/disk.h
  *
  *  I1 A page without content takes no memory, and looking at it takes none: `reserved` has a bit for every page whose space has been
  *     taken from the file system. Reading a hole of a shared tmpfs mapping would fill it, so holes are never read.
@@ -11,8 +11,15 @@
  *     overlay and map, in another process; here they are only read, between two commits of the disk.
  *  I4 Device state, record, epoch and `complete` are in memory only: an agent that dies drops its images (fail-stop).
  *
+ *  I5 A page is used only as it was put: to start or roll back a VM, as the base of a delta, to fill a backup. Each has a checksum, taken of what was put
+ *     and not of what is kept (SM1): 8 bytes a page, in memory for RAM, in `sums` for a disk; so have device state and record. A disk's page
+ *     without content has none, so a bit of the map that is lost or comes from nowhere shows too. What is found damaged once makes the image unusable for good.
+ *     A disk's pages are looked at one by one, by whoever uses one: on the VM's own host that is the plugin (D25).
+ *
  * Thread: whoever owns the image; no locks here. Left out: copy-on-write file systems, on which reserved space can run out after all. */
 #include "store/store-private.h"
+
+#include "base/sum.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,12 +35,15 @@ struct region {
 	uint8_t *base;
 	int fd;
 	uint64_t *reserved;    /* a bit a page, in words; never smaller than what is written */
+	uint64_t *sum;         /* I5; of RAM: 0 is zeros */
 	char *path;
 	/* disks */
 	uint8_t *map;
 	int map_fd;
 	bool map_reserved;
 	char *map_path;
+	int sums_fd;
+	char *sums_path;
 };
 
 struct image {
@@ -41,6 +51,9 @@ struct image {
 	struct region region[STORE_REGION_MAX];
 	struct epoch_id epoch, complete;
 	GBytes *devices, *record;
+	uint64_t devices_sum, record_sum;
+	uint64_t zero;         /* hash of a page of zeros */
+	uint64_t damage;       /* atomic: what was found first (I5), 0: nothing */
 };
 
 static const uint8_t zeros[64 * 1024] __attribute__((aligned(4096)));
@@ -124,6 +137,8 @@ static void find_data(struct region *r)
 		end = lseek(r->fd, start, SEEK_HOLE);
 		uint64_t first = (uint64_t)start / VCFT_PAGE_SIZE, last = ((uint64_t)end + VCFT_PAGE_SIZE - 1) / VCFT_PAGE_SIZE;
 		bits_set(r->reserved, first, MIN(last, r->pages) - first);
+		for (uint64_t p = first; p < MIN(last, r->pages); p++)
+			r->sum[p] = sum_page(r->base + p * VCFT_PAGE_SIZE, p);
 	}
 }
 
@@ -145,6 +160,7 @@ static gboolean disk_region_open(struct region *r, const char *dir, uint64_t blo
 	r->pages = blocks;
 	r->path = g_build_filename(dir, "overlay", NULL);
 	r->map_path = g_build_filename(dir, "map", NULL);
+	r->sums_path = g_build_filename(dir, "sums", NULL);
 	if (g_mkdir_with_parents(dir, 0700) < 0)
 		return fail(error, "make", dir);
 	if (!region_open(r, writable, error))
@@ -152,7 +168,18 @@ static gboolean disk_region_open(struct region *r, const char *dir, uint64_t blo
 	r->map_fd = open_sized(r->map_path, (blocks + 7) / 8, error);
 	if (r->map_fd >= 0)
 		r->map = map_file(r->map_fd, (blocks + 7) / 8, writable, r->map_path, error);
-	return r->map != NULL;
+	r->sums_fd = r->map ? open_sized(r->sums_path, blocks * sizeof *r->sum, error) : -1;
+	if (r->sums_fd >= 0)
+		r->sum = (uint64_t *)(void *)map_file(r->sums_fd, blocks * sizeof *r->sum, writable, r->sums_path, error);
+	return r->sum != NULL;
+}
+
+static gboolean ram_sums_make(struct region *r, GError **error)
+{
+	r->sum = calloc(r->pages, sizeof *r->sum);
+	if (!r->sum)
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE, "%s: no memory", r->path);
+	return r->sum != NULL;
 }
 
 struct image *image_open(const struct image_spec *spec, GError **error)
@@ -163,11 +190,12 @@ struct image *image_open(const struct image_spec *spec, GError **error)
 	}
 	struct image *image = g_new0(struct image, 1);
 	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
-		image->region[i].fd = image->region[i].map_fd = -1;
+		image->region[i].fd = image->region[i].map_fd = image->region[i].sums_fd = -1;
 	image->regions = 1 + spec->disk_count;
+	image->zero = XXH3_64bits(zeros, VCFT_PAGE_SIZE);
 	image->region[0].pages = spec->ram_pages;
 	image->region[0].path = g_strdup(spec->ram_path);
-	gboolean ok = region_open(&image->region[0], true, error);
+	gboolean ok = region_open(&image->region[0], true, error) && ram_sums_make(&image->region[0], error);
 	for (unsigned i = 0; ok && i < spec->disk_count; i++)
 		ok = disk_region_open(&image->region[1 + i], spec->disk_dir[i], spec->disk_blocks[i], spec->disks_writable, error);
 	if (!ok) {
@@ -184,13 +212,19 @@ static void region_close(struct region *r)
 		munmap(r->base, MAX(r->pages * VCFT_PAGE_SIZE, 1));
 	if (r->map)
 		munmap(r->map, MAX((r->pages + 7) / 8, 1));
-	if (r->fd >= 0)
-		close(r->fd);
-	if (r->map_fd >= 0)
-		close(r->map_fd);
+	if (r->sum && r->sums_path)
+		munmap(r->sum, MAX(r->pages * sizeof *r->sum, 1));
+	else
+		free(r->sum);
+	for (unsigned i = 0; i < 3; i++) {
+		int fd = i == 0 ? r->fd : i == 1 ? r->map_fd : r->sums_fd;
+		if (fd >= 0)
+			close(fd);
+	}
 	free(r->reserved);
 	g_free(r->path);
 	g_free(r->map_path);
+	g_free(r->sums_path);
 }
 
 void image_free(struct image *image)
@@ -212,6 +246,8 @@ void image_remove(struct image *image)
 		unlink(image->region[i].path);
 		if (image->region[i].map_path)
 			unlink(image->region[i].map_path);
+		if (image->region[i].sums_path)
+			unlink(image->region[i].sums_path);
 	}
 	image_free(image);
 }
@@ -221,9 +257,10 @@ void image_remove_files(const struct image_spec *spec)
 	unlink(spec->ram_path);
 	for (unsigned i = 0; i < spec->disk_count; i++) {
 		g_autofree char *overlay = g_build_filename(spec->disk_dir[i], "overlay", NULL);
-		g_autofree char *map = g_build_filename(spec->disk_dir[i], "map", NULL);
+		g_autofree char *map = g_build_filename(spec->disk_dir[i], "map", NULL), *sums = g_build_filename(spec->disk_dir[i], "sums", NULL);
 		unlink(overlay);
 		unlink(map);
+		unlink(sums);
 	}
 }
 
@@ -233,7 +270,8 @@ gboolean image_set_disks_writable(struct image *image, bool writable, GError **e
 	for (unsigned i = 1; i < image->regions; i++) {
 		struct region *r = &image->region[i];
 		if (mprotect(r->base, MAX(r->pages * VCFT_PAGE_SIZE, 1), protection) < 0 ||
-		    mprotect(r->map, MAX((r->pages + 7) / 8, 1), protection) < 0)
+		    mprotect(r->map, MAX((r->pages + 7) / 8, 1), protection) < 0 ||
+		    mprotect(r->sum, MAX(r->pages * sizeof *r->sum, 1), protection) < 0)
 			return fail(error, "protect", r->path);
 		/* The plugin may have given space back meanwhile: zeros that it wrote are holes. */
 		memset(r->reserved, 0, words(r->pages) * sizeof *r->reserved);
@@ -283,6 +321,8 @@ void image_advance(struct image *image, struct epoch_id r, bool complete, GBytes
 		g_bytes_unref(image->record);
 	image->devices = devices ? g_bytes_ref(devices) : NULL;
 	image->record = record ? g_bytes_ref(record) : NULL;
+	image->devices_sum = store_bytes_sum(devices);
+	image->record_sum = store_bytes_sum(record);
 }
 
 /* ---- pages ---- */
@@ -295,6 +335,58 @@ const uint8_t *image_page(const struct image *image, unsigned region, uint64_t p
 {
 	const struct region *r = &image->region[region];
 	return has_content(r, page) ? r->base + page * VCFT_PAGE_SIZE : NULL;
+}
+
+/* ---- what is damaged (I5) ---- */
+#define DAMAGED_STATE UINT64_MAX
+#define DAMAGED_REGION_SHIFT 56
+
+static bool page_as_put(const struct region *r, uint64_t page)
+{
+	const uint8_t *at = r->base + page * VCFT_PAGE_SIZE;
+	uint64_t sum = GUINT64_FROM_LE(r->sum[page]);
+	if (!has_content(r, page))
+		return !sum;
+	return !sum && !r->map ? delta_is_zero(at) : sum == sum_page(at, page);
+}
+
+static bool found_damage(struct image *image, uint64_t what)
+{
+	uint64_t none = 0;
+	__atomic_compare_exchange_n(&image->damage, &none, what, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+	return false;
+}
+
+bool image_sound(struct image *image, unsigned region, uint64_t page)
+{
+	return page_as_put(&image->region[region], page) || found_damage(image, (uint64_t)(region + 1) << DAMAGED_REGION_SHIFT | page);
+}
+
+static gboolean state_sound(struct image *image, GError **error)
+{
+	if (store_bytes_sum(image->devices) != image->devices_sum || store_bytes_sum(image->record) != image->record_sum)
+		found_damage(image, DAMAGED_STATE);
+	return image_intact(image, error);
+}
+
+gboolean image_intact(const struct image *image, GError **error)
+{
+	uint64_t damage = __atomic_load_n(&image->damage, __ATOMIC_ACQUIRE);
+	if (!damage)
+		return TRUE;
+	if (damage == DAMAGED_STATE)
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "the image is damaged: device state or record is not what was stored");
+	else
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "the image is damaged: page %" PRIu64 " of %s is not what was stored",
+		            damage & ((UINT64_C(1) << DAMAGED_REGION_SHIFT) - 1), image->region[(damage >> DAMAGED_REGION_SHIFT) - 1].path);
+	return FALSE;
+}
+
+/* Zeros that were put there: a guest clears memory that it frees. */
+bool image_zero(const struct image *image, uint64_t page)
+{
+	const struct region *r = &image->region[0];
+	return delta_is_zero(r->base + page * VCFT_PAGE_SIZE) && (!r->sum[page] || r->sum[page] == sum_hashed(image->zero, page));
 }
 
 uint64_t image_next(const struct image *image, unsigned region, uint64_t from)
@@ -362,7 +454,8 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 			continue;
 		while (i + n < count && index[i + n] == index[i] + n && !bit(r->reserved, index[i + n]))
 			n++;
-		if (!allocate(r->fd, index[i] * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE, r->path, error))
+		if (!allocate(r->fd, index[i] * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE, r->path, error) ||
+		    (r->map && !allocate(r->sums_fd, index[i] * sizeof *r->sum, n * sizeof *r->sum, r->sums_path, error)))
 			return FALSE;
 		bits_set(r->reserved, index[i], n);
 	}
@@ -373,18 +466,25 @@ void image_put(struct image *image, unsigned region, uint64_t page, const uint8_
 {
 	struct region *r = &image->region[region];
 	MUST("I2", bit(r->reserved, page));
+	r->sum[page] = GUINT64_TO_LE(sum_page(data, page));
 	memcpy(r->base + page * VCFT_PAGE_SIZE, data, VCFT_PAGE_SIZE);
 	if (r->map)
 		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
 }
 
-void image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
+bool image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
 {
-	uint8_t *at = image->region[region].base + page * VCFT_PAGE_SIZE;
-	if (has_content(&image->region[region], page))
+	struct region *r = &image->region[region];
+	uint8_t *at = r->base + page * VCFT_PAGE_SIZE;
+	if (!image_sound(image, region, page))
+		return false;
+	if (has_content(r, page)) {
 		delta_xor(at, at, data);
-	else
+		r->sum[page] = GUINT64_TO_LE(sum_page(at, page));
+	} else {
 		image_put(image, region, page, data);
+	}
+	return true;
 }
 
 void image_hash_ram(const struct image *image, uint64_t ret_hash[2])
@@ -420,15 +520,17 @@ static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t 
 	return TRUE;
 }
 
-/* The next run of reserved pages that are not zero: a guest clears memory that it frees. */
-static bool next_content(const struct region *r, uint64_t *from, uint64_t *ret_end)
+#define COPY_PAGES 64u   /* most in one write: they are in the cache still when they have been checked */
+
+/* The next run of reserved pages that are not zero. */
+static bool next_content(const struct image *image, uint64_t *from, uint64_t *ret_end)
 {
 	uint64_t end;
-	while (next_run(r, from, &end)) {
-		while (*from < end && delta_is_zero(r->base + *from * VCFT_PAGE_SIZE))
+	while (next_run(&image->region[0], from, &end)) {
+		while (*from < end && image_zero(image, *from))
 			++*from;
 		*ret_end = *from;
-		while (*ret_end < end && !delta_is_zero(r->base + *ret_end * VCFT_PAGE_SIZE))
+		while (*ret_end < MIN(end, *from + COPY_PAGES) && !image_zero(image, *ret_end))
 			++*ret_end;
 		if (*from < *ret_end)
 			return true;
@@ -436,14 +538,24 @@ static bool next_content(const struct region *r, uint64_t *from, uint64_t *ret_e
 	return false;
 }
 
+static gboolean run_sound(struct image *image, uint64_t from, uint64_t end, GError **error)
+{
+	while (from < end && image_sound(image, 0, from))
+		from++;
+	return from == end || image_intact(image, error);
+}
+
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error)
 {
 	const struct region *r = &image->region[0];
 	unlink(path_new);
+	if (!state_sound(image, error))
+		return FALSE;
 	int fd = open_sized(path_new, r->pages * VCFT_PAGE_SIZE, error);
 	gboolean ok = fd >= 0;
-	for (uint64_t at = 0, end; ok && next_content(r, &at, &end); at = end)
-		ok = write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);
+	for (uint64_t at = 0, end; ok && next_content(image, &at, &end); at = end)
+		ok = run_sound(image, at, end, error) &&
+		     write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);
 	if (fd >= 0)
 		close(fd);
 	if (!ok)
@@ -492,31 +604,47 @@ static void mark_live(const uint8_t *live, uint64_t pages, uint64_t *todo)
 	close(fd);
 }
 
-/* True if the live page was different. */
-static bool restore_page(const struct image *image, uint8_t *live, uint64_t page)
+/* False: the page of the image is damaged. */
+static bool restore_page(struct image *image, uint8_t *live, uint64_t page, size_t *inout_copied)
 {
 	const uint8_t *want = image_page(image, 0, page);
 	uint8_t *at = live + page * VCFT_PAGE_SIZE;
 	if (!memcmp(at, want ? want : zeros, VCFT_PAGE_SIZE))
+		return true;
+	if (!image_sound(image, 0, page))
 		return false;
 	memcpy(at, want ? want : zeros, VCFT_PAGE_SIZE);
+	++*inout_copied;
 	return true;
 }
 
-size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only)
+static bool restore_some(struct image *image, uint8_t *live, const struct page_set *only, size_t *inout_copied)
+{
+	size_t i = 0;
+	while (i < only->count && (only->index[i] >= image->region[0].pages || restore_page(image, live, only->index[i], inout_copied)))
+		i++;
+	return i == only->count;
+}
+
+static bool restore_all(struct image *image, uint8_t *live, size_t *inout_copied)
 {
 	const struct region *r = &image->region[0];
-	size_t copied = 0;
-	if (only) {
-		for (size_t i = 0; i < only->count; i++)
-			copied += only->index[i] < r->pages && restore_page(image, live, only->index[i]);
-		return copied;
-	}
-	uint64_t *todo = g_new(uint64_t, words(r->pages) + 1);
-	memcpy(todo, r->reserved, (words(r->pages) + 1) * sizeof *todo);
+	g_autofree uint64_t *todo = g_memdup2(r->reserved, (words(r->pages) + 1) * sizeof *todo);
+	uint64_t p = 0;
 	mark_live(live, r->pages, todo);
-	for (uint64_t p = 0; (p = bits_find(todo, p, r->pages, true)) < r->pages; p++)
-		copied += restore_page(image, live, p);
-	g_free(todo);
-	return copied;
+	while ((p = bits_find(todo, p, r->pages, true)) < r->pages && restore_page(image, live, p, inout_copied))
+		p++;
+	return p == r->pages;
+}
+
+gboolean image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only, size_t *ret_copied, GError **error)
+{
+	size_t copied = 0;
+	if (!state_sound(image, error))
+		return FALSE;
+	if (!(only ? restore_some(image, live, only, &copied) : restore_all(image, live, &copied)))
+		return image_intact(image, error);
+	if (ret_copied)
+		*ret_copied = copied;
+	return TRUE;
 }

@@ -54,7 +54,7 @@ struct sink {
 	GThread *thread, *worker[SINK_WORKERS];
 	gint64 stage_bytes;               /* atomic */
 	gint64 image_bytes;               /* atomic: RAM of all images (K7) */
-	guint refused_memory, refused_space;   /* atomic */
+	guint refused_memory, refused_space, damaged;   /* atomic */
 	GMutex lock;                      /* guards this block */
 	GCond gone;                       /* a connection has ended */
 	GPtrArray *connections;
@@ -68,6 +68,8 @@ struct sink {
 };
 
 /* ---- sink.c ---- */
+/* callbacks.note, if there is one. */
+void sink_note(const struct sink *sink, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Carry out the posts of a VM; its lock is held (K1). */
 void sink_settle(struct sink_vm *vm);
 /* Lock it and settle. */

@@ -20,6 +20,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+void sink_note(const struct sink *sink, const char *format, ...)
+{
+	if (!sink->callbacks.note)
+		return;
+	va_list ap;
+	va_start(ap, format);
+	g_autofree char *text = g_strdup_vprintf(format, ap);
+	va_end(ap);
+	sink->callbacks.note(text, sink->user);
+}
+
 /* ---- a VM's image and stage; vm->lock is held ---- */
 /* K7: the image is not this sink's any more, or is another one. */
 static void count_image(struct sink_vm *vm)
@@ -72,10 +83,16 @@ static void verify(struct sink_vm *vm, const uint64_t expected[2], struct epoch_
 		vm->sink->callbacks.verify_failed(vm->id, r, vm->sink->user);
 }
 
-/* The stage moves into the image, as the copy says. */
+/* The stage moves into the image, as the copy says. If either is damaged (I5, I6) no image at r can be had of them: it is dropped, as one that lacks r (K6). */
 static void apply(struct sink_vm *vm, struct epoch_id r)
 {
-	stage_apply(vm->stage, vm->image);
+	g_autoptr(GError) error = NULL;
+	if (!stage_apply(vm->stage, vm->image, &error)) {
+		sink_note(vm->sink, "replication: VM %u, epoch %" PRIu64 ": %s; its image is dropped", vm->id.n, r.n, error->message);
+		g_atomic_int_inc(&vm->sink->damaged);
+		copy_drop(&vm->copy);
+		return;
+	}
 	MUST("S1", epoch_cmp(image_epoch(vm->image), r) == 0);
 	verify(vm, stage_ram_hash(vm->stage), r);
 }
@@ -282,6 +299,7 @@ void sink_memory(struct sink *sink, struct sink_memory *ret_memory)
 		.stage_bytes = (uint64_t)__atomic_load_n(&sink->stage_bytes, __ATOMIC_RELAXED),
 		.refused_memory = (guint)g_atomic_int_get(&sink->refused_memory),
 		.refused_space = (guint)g_atomic_int_get(&sink->refused_space),
+		.damaged = (guint)g_atomic_int_get(&sink->damaged),
 	};
 }
 

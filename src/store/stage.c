@@ -2,13 +2,20 @@
  *
  *   EPOCH ──► PAGES PAGES ... ──► DEVICES ──► CHANNEL ──► EPOCH_END        complete: totals and checksum are right (S2)
  *
- * Pages wait decoded, as XOR bytes or literally: committing is a pass of memory and cannot fail. Nothing here looks at the image before that.
+ * Pages wait decoded, as XOR bytes or literally: committing is a pass of memory, and needs nothing that could be missing. Nothing here looks at the image before that.
  *
  *  S2 A stage is complete only if every chunk decoded, totals and checksum are right.
  *  S7 Pages come strictly ascending by (region, page) over the whole epoch: none comes twice, so a stage is never larger than the VM.
  *
+ *  I6 What waits is applied only as it came: each chunk, device state and record have a checksum from when they came in, looked at again when they are
+ *     applied.
+ *
  * Thread: one at a time; `counter` (bytes of all stages) is atomic. */
 #include "store/store-private.h"
+
+#include "base/sum.h"
+
+#include <gio/gio.h>
 
 #include <stdlib.h>
 
@@ -25,6 +32,7 @@ struct stage {
 	uint64_t pages, raw_bytes;
 	struct fill_cursor next;   /* S7: pages before it have come or are left out */
 	GBytes *devices, *record;
+	uint64_t devices_sum, record_sum;
 	struct stream_end end;
 };
 
@@ -73,6 +81,12 @@ static enum store_status on_epoch(struct stage *s, const uint8_t *payload, size_
 	return STORE_OK;
 }
 
+static uint64_t chunk_sum(const struct delta_chunk *c)
+{
+	uint64_t fields = (uint64_t)c->region << 48 | (uint64_t)c->kind << 32 | c->count;
+	return sum_number(XXH3_64bits(c->data, (size_t)c->count * VCFT_PAGE_SIZE)) + XXH3_64bits(c->index, c->count * sizeof *c->index) + sum_number(fields);
+}
+
 static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder, const uint8_t *payload, size_t n)
 {
 	struct delta_header h;
@@ -84,6 +98,7 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 	struct delta_chunk *c = delta_decode(decoder, payload, n, &s->shape, &status);
 	if (!c)
 		return status;
+	c->sum = chunk_sum(c);
 	g_ptr_array_add(s->chunks, c);
 	if (fill_before(c->region, c->index[0], s->next))
 		return STORE_BAD_ORDER;
@@ -93,11 +108,12 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 	return STORE_OK;
 }
 
-static enum store_status on_bytes(struct stage *s, GBytes **ret, const uint8_t *payload, size_t n)
+static enum store_status on_bytes(struct stage *s, GBytes **ret, uint64_t *ret_sum, const uint8_t *payload, size_t n)
 {
 	if (!take_room(s, n))
 		return STORE_NO_ROOM;
 	*ret = g_bytes_new(payload, n);
+	*ret_sum = store_bytes_sum(*ret);
 	return STORE_OK;
 }
 
@@ -147,8 +163,8 @@ enum store_status stage_message(struct stage *s, struct delta_decoder *decoder, 
 	switch (type) {
 	case MESSAGE_EPOCH: status = on_epoch(s, payload, n); break;
 	case MESSAGE_PAGES: status = on_pages(s, decoder, payload, n); break;
-	case MESSAGE_DEVICES: status = on_bytes(s, &s->devices, payload, n); break;
-	case MESSAGE_CHANNEL: status = on_bytes(s, &s->record, payload, n); break;
+	case MESSAGE_DEVICES: status = on_bytes(s, &s->devices, &s->devices_sum, payload, n); break;
+	case MESSAGE_CHANNEL: status = on_bytes(s, &s->record, &s->record_sum, payload, n); break;
 	case MESSAGE_EPOCH_END: status = on_end(s, header, payload, n); break;
 	default: break;
 	}
@@ -158,6 +174,7 @@ enum store_status stage_message(struct stage *s, struct delta_decoder *decoder, 
 }
 
 const struct delta_chunk *stage_last_chunk(const struct stage *s) { return g_ptr_array_index(s->chunks, s->chunks->len - 1); }
+GBytes *stage_devices(const struct stage *s) { return s->devices; }
 bool stage_complete(const struct stage *s) { return s->state == STAGE_COMPLETE; }
 bool stage_fills(const struct stage *s) { return (s->end.flags & STREAM_COMPLETE) != 0; }
 struct epoch_id stage_epoch(const struct stage *s) { return s->epoch; }
@@ -165,13 +182,35 @@ struct epoch_id stage_base(const struct stage *s) { return s->base; }
 const uint64_t *stage_ram_hash(const struct stage *s) { return s->end.ram_hash; }
 size_t stage_bytes(const struct stage *s) { return s->bytes; }
 
-void stage_apply(const struct stage *s, struct image *image)
+/* ---- apply ---- */
+static gboolean fail_damaged(GError **error)
+{
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "the stage is damaged: it is not what came in");
+	return FALSE;
+}
+
+static gboolean apply_chunk(const struct delta_chunk *c, struct image *image, GError **error)
+{
+	if (c->sum != chunk_sum(c))
+		return fail_damaged(error);
+	for (uint32_t k = 0; k < c->count; k++) {
+		const uint8_t *data = c->data + (size_t)k * VCFT_PAGE_SIZE;
+		if (c->kind == DELTA_LITERAL)
+			image_put(image, c->region, c->index[k], data);
+		else if (!image_xor(image, c->region, c->index[k], data))
+			return image_intact(image, error);
+	}
+	return TRUE;
+}
+
+gboolean stage_apply(const struct stage *s, struct image *image, GError **error)
 {
 	MUST("S1", stage_complete(s) && epoch_cmp(s->base, image_epoch(image)) == 0);
-	for (guint i = 0; i < s->chunks->len; i++) {
-		const struct delta_chunk *c = g_ptr_array_index(s->chunks, i);
-		for (uint32_t k = 0; k < c->count; k++)
-			(c->kind == DELTA_XOR ? image_xor : image_put)(image, c->region, c->index[k], c->data + (size_t)k * VCFT_PAGE_SIZE);
-	}
+	if (store_bytes_sum(s->devices) != s->devices_sum || store_bytes_sum(s->record) != s->record_sum)
+		return fail_damaged(error);
+	for (guint i = 0; i < s->chunks->len; i++)
+		if (!apply_chunk(g_ptr_array_index(s->chunks, i), image, error))
+			return FALSE;
 	image_advance(image, s->epoch, stage_fills(s), s->devices, s->record);
+	return TRUE;
 }

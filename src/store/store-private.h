@@ -33,6 +33,9 @@ enum store_status {
 };
 const char *store_status_text(uint32_t status);
 
+/* Checksum of device state or record; 0 for NULL. */
+uint64_t store_bytes_sum(GBytes *bytes);
+
 /* The regions of a VM and their pages. */
 struct store_shape { uint32_t regions; uint64_t pages[STORE_REGION_MAX]; };
 bool store_shape_equal(const struct store_shape *a, const struct store_shape *b);
@@ -49,9 +52,13 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 uint64_t image_ram_pages(const struct image *image);
 /* How many of the pages image_reserve() would have to take. */
 size_t image_missing(const struct image *image, unsigned region, const uint64_t *index, size_t count);
-/* Assign a reserved page, or XOR it (a page without content counts as zero). */
+/* Assign a reserved page, or XOR it (a page without content counts as zero); false: it is damaged, and as it was (I5). */
 void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
-void image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
+bool image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
+/* I5: the page is as it was put, or has no content. False: from now on image_intact() is false. */
+bool image_sound(struct image *image, unsigned region, uint64_t page);
+/* A page of RAM with content is zero and was put so: nothing is lost by leaving it out. */
+bool image_zero(const struct image *image, uint64_t page);
 /* A new image on a backup: at `base`, to be filled. */
 void image_begin(struct image *image, struct epoch_id base);
 /* It is at r now; complete: it has all pages. Takes refs of devices and record. */
@@ -71,6 +78,7 @@ struct delta_chunk {
 	uint32_t region, kind, count;
 	uint64_t *index;        /* count page numbers, ascending */
 	uint8_t *data;          /* count pages */
+	uint64_t sum;           /* of all above (I6) */
 };
 void delta_chunk_free(struct delta_chunk *chunk);
 
@@ -135,14 +143,17 @@ enum store_status stage_message(struct stage *stage, struct delta_decoder *decod
                                 const uint8_t *payload, size_t n);
 /* The chunk that the last PAGES brought. */
 const struct delta_chunk *stage_last_chunk(const struct stage *stage);
+/* Device state, NULL before it came. Borrowed. */
+GBytes *stage_devices(const struct stage *stage);
 bool stage_complete(const struct stage *stage);      /* EPOCH_END came and everything was right (S2) */
 bool stage_fills(const struct stage *stage);         /* the image has all pages with it */
 struct epoch_id stage_epoch(const struct stage *stage);
 struct epoch_id stage_base(const struct stage *stage);
 const uint64_t *stage_ram_hash(const struct stage *stage);
 size_t stage_bytes(const struct stage *stage);
-/* S1: the image, which is at the stage's base, moves to the stage's epoch. Its pages have been reserved: it cannot fail. */
-void stage_apply(const struct stage *stage, struct image *image);
+/* S1: the image, which is at the stage's base, moves to the stage's epoch. Its pages have been reserved: only damage of the one or the other makes it fail
+ * (I5, I6); then the image is of no use any more. */
+gboolean stage_apply(const struct stage *stage, struct image *image, GError **error);
 
 /* ---- fill.c: which pages a backup that is not complete still lacks ---- */
 /* Everything before it is on the backup. region = regions: complete. */

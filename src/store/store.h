@@ -34,7 +34,7 @@ struct image_spec {
 	const char *ram_path;                      /* tmpfs file, made if missing */
 	uint64_t ram_pages;
 	unsigned disk_count;
-	const char *disk_dir[VCFT_DISK_MAX];       /* holds `overlay` and `map` as in disk/disk.h, made if missing */
+	const char *disk_dir[VCFT_DISK_MAX];       /* holds `overlay`, `map` and `sums` as in disk/disk.h, made if missing */
 	uint64_t disk_blocks[VCFT_DISK_MAX];
 	bool disks_writable;                       /* true on a backup; false on the VM's own host, where the disk plugin writes them */
 };
@@ -51,12 +51,15 @@ GBytes *image_devices(struct image *image);
 GBytes *image_record(struct image *image);
 /* First epoch at which it has all pages; 0: being filled, or at epoch 0. A shadow made with the VM at power-on is complete from its first commit. */
 struct epoch_id image_complete(const struct image *image);
-/* Fill path_new (made anew, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). */
+/* Fill path_new (made anew, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). Refused if anything but its disks is damaged (I5). */
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
 /* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. */
 gboolean image_reserve_ram(struct image *image, GError **error);
-/* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. Returns pages copied. */
-size_t image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only);
+/* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. False: what would be used of the image
+ * is damaged (I5); some pages may have been copied. */
+gboolean image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only, size_t *ret_copied, GError **error);
+/* False: it has been found damaged (I5), and is of no use any more. Any thread. */
+gboolean image_intact(const struct image *image, GError **error);
 
 /* ---- source: the VM's own host ---- */
 struct source;
@@ -123,7 +126,7 @@ struct sink_callbacks {
 	/* The image's spec for a VM that a source opens (shape must equal the one announced), false: refuse. Fill paths (g_strdup'ed, freed by
 	 * sink). For an image that is to be filled what is found at these paths is removed. */
 	bool (*spec)(struct vm_id vm, struct image_spec *ret_spec, void *user);
-	/* Worth a line in a log: why somebody was turned away. From a sink thread. May be NULL. */
+	/* Worth a line in a log: why somebody was turned away, or an image was dropped. From a sink thread. May be NULL. */
 	void (*note)(const char *text, void *user);
 };
 
@@ -154,8 +157,9 @@ void sink_give(struct sink *sink, struct vm_id vm, struct image *image);
 void sink_drop(struct sink *sink, struct vm_id vm);
 /* All of them. */
 void sink_clear(struct sink *sink);
-/* Bytes of memory in images and stages, and how often a stream was refused for want of memory or of space, ever. */
-struct sink_memory { uint64_t image_bytes, stage_bytes, refused_memory, refused_space; };
+/* Bytes of memory in images and stages; how often a stream was refused for want of memory or of space, and images dropped because they, or a stage, were
+ * damaged (I5, I6), ever. */
+struct sink_memory { uint64_t image_bytes, stage_bytes, refused_memory, refused_space, damaged; };
 void sink_memory(struct sink *sink, struct sink_memory *ret_memory);
 
 #endif

@@ -8,6 +8,8 @@
  * Pure; any thread. */
 #include "store/store-private.h"
 
+#include "base/sum.h"
+
 static const char *const texts[STORE_STATUS_END] = {
 	[STORE_OK] = "stored",
 	[STORE_BAD_GENERATION] = "wrong generation",
@@ -23,6 +25,13 @@ static const char *const texts[STORE_STATUS_END] = {
 };
 
 const char *store_status_text(uint32_t status) { return status < STORE_STATUS_END ? texts[status] : "unknown status"; }
+
+uint64_t store_bytes_sum(GBytes *bytes)
+{
+	gsize n = 0;
+	const void *data = bytes ? g_bytes_get_data(bytes, &n) : NULL;
+	return bytes ? sum_bytes(data, n) : 0;
+}
 
 bool store_shape_equal(const struct store_shape *a, const struct store_shape *b)
 {

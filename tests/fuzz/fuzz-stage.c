@@ -137,7 +137,7 @@ static bool feed_epoch(struct bench *b, struct input *in, uint64_t r)
 	bool complete = stage_complete(b->stage);
 	demand(!complete || status == STORE_OK);
 	if (complete)
-		stage_apply(b->stage, b->image);
+		demand(stage_apply(b->stage, b->image, NULL));
 	else
 		memcpy(b->want, before, sizeof before);
 	check_image(b);

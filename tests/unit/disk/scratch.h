@@ -44,6 +44,17 @@ static inline char *scratch_file(const char *dir, const char *name, size_t n, ui
 	return path;
 }
 
+/* Bit `bit` of the file is the other one now. */
+static inline void scratch_flip(const char *path, uint64_t bit)
+{
+	uint8_t byte;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	g_assert_cmpint(pread(fd, &byte, 1, (off_t)(bit / 8)), ==, 1);
+	byte ^= (uint8_t)(1u << (bit % 8));
+	g_assert_cmpint(pwrite(fd, &byte, 1, (off_t)(bit / 8)), ==, 1);
+	close(fd);
+}
+
 /* n bytes of the file at `at` become data. */
 static inline void scratch_poke(const char *path, uint64_t at, const void *data, size_t n)
 {

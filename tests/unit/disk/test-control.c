@@ -44,10 +44,11 @@ static void answer_there_and_back(void)
 	for (size_t n = 0; n <= CONTROL_TEXT_MAX; n += 43) {
 		memset(in.text, 0, sizeof in.text);
 		memset(in.text, 'x', n);
+		in.damaged = n > 100;
 		control_answer_encode(wire, &in);
 		g_assert_true(control_answer_decode(wire, sizeof wire, &out));
 		g_assert_cmpstr(out.text, ==, in.text);
-		g_assert_true(out.failed && out.sequence == 5 && out.open.n == 6 && out.blocks == 7 && out.count == 8);
+		g_assert_true(out.failed && out.damaged == in.damaged && out.sequence == 5 && out.open.n == 6 && out.blocks == 7 && out.count == 8);
 	}
 }
 
@@ -59,7 +60,7 @@ static void answer_refused(void)
 	g_assert_false(control_answer_decode(wire, CONTROL_ANSWER_BYTES + 1, &out));
 	for (size_t n = 0; n < CONTROL_ANSWER_BYTES; n++)
 		g_assert_false(control_answer_decode(wire, n, &out));
-	const struct { size_t at; uint8_t value; } wrong[] = { { 0, 0 }, { 4, 2 }, { 6, 7 }, { 6, 9 }, { 6, 255 }, { 41, 0 }, { 255, 1 } };
+	const struct { size_t at; uint8_t value; } wrong[] = { { 0, 0 }, { 4, 3 }, { 6, 7 }, { 6, 9 }, { 6, 255 }, { 41, 0 }, { 255, 1 } };
 	for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
 		uint8_t was = wire[wrong[i].at];
 		wire[wrong[i].at] = wrong[i].value;

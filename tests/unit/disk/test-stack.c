@@ -124,7 +124,7 @@ static void check_views(struct world *w)
 	}
 }
 
-/* Overlay and map are what was committed, no more and no less (D3). */
+/* Overlay, map and sums are what was committed, no more and no less (D3, D25). */
 static void check_overlay(struct world *w)
 {
 	g_autofree char *overlay_path = g_build_filename(w->dir, "overlay", NULL), *map_path = g_build_filename(w->dir, "map", NULL);
@@ -133,8 +133,12 @@ static void check_overlay(struct world *w)
 	g_assert_true(g_file_get_contents(overlay_path, &overlay, &n, NULL) && g_file_get_contents(map_path, &map, &map_n, NULL));
 	g_assert_cmpuint(n, ==, BYTES);
 	g_assert_cmpuint(map_n, ==, (BLOCKS + 7) / 8);
+	g_autofree char *sums_path = g_build_filename(w->dir, "sums", NULL), *sums = NULL;
+	g_assert_true(g_file_get_contents(sums_path, &sums, &n, NULL));
+	g_assert_cmpuint(n, ==, BLOCKS * sizeof(uint64_t));
 	for (unsigned b = 0; b < BLOCKS; b++) {
 		g_assert_cmpint(map[b / 8] >> (b % 8) & 1, ==, w->disk.has[b]);
+		g_assert_cmpuint(((uint64_t *)(void *)sums)[b], ==, w->disk.has[b] ? sum_page(w->disk.data[b], b) : 0);
 		if (w->disk.has[b])
 			g_assert_cmpint(memcmp(overlay + b * DISK_BLOCK_BYTES, w->disk.data[b], DISK_BLOCK_BYTES), ==, 0);
 	}
@@ -355,6 +359,88 @@ static void junk_is_refused(void)
 	assert_error_has(error, "belongs to another disk");
 }
 
+/* ---- D24 to D26: one flipped bit ---- */
+
+static int try_read(struct disk_stack *stack, unsigned block, size_t skip, size_t n)
+{
+	uint8_t data[DISK_BLOCK_BYTES];
+	return disk_stack_read(stack, data, n, block * DISK_BLOCK_BYTES + skip);
+}
+
+static bool file_is_zero(const char *path, uint64_t at, size_t n)
+{
+	g_autofree char *data = NULL;
+	g_assert_true(g_file_get_contents(path, &data, NULL, NULL));
+	return !data[at] && !memcmp(data + at, data + at + 1, n - 1);
+}
+
+static void bad_log_is_not_used(void)
+{
+	g_autoptr(scratch) dir = scratch_new();
+	g_autofree char *base = scratch_file(dir, "base", 8 * DISK_BLOCK_BYTES, 1), *log = epoch_log_path(dir, epoch_of(1), "");
+	g_autofree char *overlay = g_build_filename(dir, "overlay", NULL);
+	struct disk_stack *stack = open_small(dir, base, 1);
+	uint64_t count, bit = 8 * DISK_BLOCK_BYTES + (uint64_t)g_test_rand_int_range(0, 8 * DISK_BLOCK_BYTES);
+	g_autoptr(GError) error = NULL;
+	write_byte(stack, 2, 1);
+	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL));
+	scratch_flip(log, bit);
+	g_assert_cmpint(try_read(stack, 2, 0, DISK_BLOCK_BYTES), ==, EIO);
+	g_assert_cmpint(try_read(stack, 2, 512, 512), ==, EIO);
+	g_assert_cmpint(disk_stack_write(stack, "part", 4, 2 * DISK_BLOCK_BYTES), ==, EIO);
+	g_assert_false(disk_stack_commit(stack, epoch_of(1), &error));
+	g_assert_error(error, DISK_ERROR, DISK_ERROR_DAMAGED);
+	g_assert_true(file_is_zero(overlay, 2 * DISK_BLOCK_BYTES, DISK_BLOCK_BYTES));
+	g_assert_false(disk_stack_merge(stack, epoch_of(1), NULL));
+	g_assert_false(disk_stack_rollback(stack, epoch_of(1), NULL));
+	g_assert_true(disk_stack_rollback(stack, epoch_of(0), NULL));   /* it was not committed: a rollback is enough */
+	g_assert_cmpint(try_read(stack, 2, 0, DISK_BLOCK_BYTES), ==, 0);
+	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL));
+	disk_stack_close(stack);
+}
+
+/* After it: the guest is told, in whole and in part, what is committed here is given up, and nothing of it was changed. */
+static void check_damaged(const char *dir, const char *base, unsigned block)
+{
+	struct disk_stack *stack = open_small(dir, base, 2);
+	g_autoptr(GError) error = NULL;
+	uint64_t count;
+	g_assert_cmpint(try_read(stack, (block + 1) % 8, 0, DISK_BLOCK_BYTES), ==, 0);
+	g_assert_true(disk_stack_seal(stack, epoch_of(2), &count, &error));
+	g_assert_cmpint(try_read(stack, block, 0, DISK_BLOCK_BYTES), ==, EIO);
+	g_assert_cmpint(disk_stack_write(stack, "part", 4, block * DISK_BLOCK_BYTES), ==, EIO);
+	g_assert_false(disk_stack_seal(stack, epoch_of(3), &count, &error));
+	g_assert_error(error, DISK_ERROR, DISK_ERROR_DAMAGED);
+	disk_stack_close(stack);
+}
+
+static void bad_overlay_is_told(void)
+{
+	g_autoptr(scratch) dir = scratch_new();
+	g_autofree char *base = scratch_file(dir, "base", 8 * DISK_BLOCK_BYTES, 1), *overlay = g_build_filename(dir, "overlay", NULL);
+	g_autofree char *map = g_build_filename(dir, "map", NULL), *sums = g_build_filename(dir, "sums", NULL);
+	struct disk_stack *stack = open_small(dir, base, 1);
+	uint64_t count;
+	for (unsigned b = 0; b < 4; b++)
+		write_byte(stack, b, (int)b);
+	g_assert_cmpint(disk_stack_zero(stack, DISK_BLOCK_BYTES, 4 * DISK_BLOCK_BYTES), ==, 0);
+	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL) && disk_stack_commit(stack, epoch_of(1), NULL));
+	disk_stack_close(stack);
+	const struct { const char *path; uint64_t bits_a_block; unsigned blocks; } parts[] = { { overlay, 8 * DISK_BLOCK_BYTES, 5 }, { map, 1, 8 }, { sums, 64, 8 } };
+	for (size_t i = 0; i < G_N_ELEMENTS(parts); i++)
+		for (unsigned k = 0; k < 60; k++) {
+			unsigned block = (unsigned)g_test_rand_int_range(0, (gint32)parts[i].blocks);
+			uint64_t bit = block * parts[i].bits_a_block + (uint64_t)g_test_rand_int_range(0, (gint32)parts[i].bits_a_block);
+			scratch_flip(parts[i].path, bit);
+			check_damaged(dir, base, block);
+			scratch_flip(parts[i].path, bit);
+		}
+	stack = open_small(dir, base, 2);
+	for (unsigned b = 0; b < 8; b++)
+		g_assert_cmpint(try_read(stack, b, 0, DISK_BLOCK_BYTES), ==, 0);
+	disk_stack_close(stack);
+}
+
 static void requests_beyond_the_end_are_refused(void)
 {
 	g_autoptr(scratch) dir = scratch_new();
@@ -528,6 +614,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/stack/beyond-the-end", requests_beyond_the_end_are_refused);
 	g_test_add_func("/disk/stack/D14-no-space", no_space_fails_and_retry_passes);
 	g_test_add_func("/disk/stack/D14-full-file-system", full_file_system);
+	g_test_add_func("/disk/stack/D24-bad-log", bad_log_is_not_used);
+	g_test_add_func("/disk/stack/D25-D26-bad-overlay", bad_overlay_is_told);
 	g_test_add_func("/disk/stack/D11-no-seam", readers_see_no_seam);
 	return g_test_run();
 }

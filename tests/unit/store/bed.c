@@ -1,6 +1,8 @@
 /* bed.c - see bed.h. */
 #include "bed.h"
 
+#include "base/sum.h"
+
 #include "../pki-test.h"
 
 #include <arpa/inet.h>
@@ -286,18 +288,22 @@ static void plugin_commit(struct bed *bed, unsigned region)
 	struct bed_region *r = &bed->region[region];
 	g_autofree char *overlay = g_strdup_printf("%s/disk%u/overlay", bed->dir, region - 1);
 	g_autofree char *map = g_strdup_printf("%s/disk%u/map", bed->dir, region - 1);
-	int fd = open(overlay, O_RDWR), map_fd = open(map, O_RDWR);
-	if (fd < 0 || map_fd < 0)
+	g_autofree char *sums = g_strdup_printf("%s/disk%u/sums", bed->dir, region - 1);
+	int fd = open(overlay, O_RDWR), map_fd = open(map, O_RDWR), sums_fd = open(sums, O_RDWR);
+	if (fd < 0 || map_fd < 0 || sums_fd < 0)
 		g_error("%s: %s", overlay, g_strerror(errno));
 	for (size_t i = 0; i < r->count; i++) {
 		uint8_t byte;
 		g_assert_cmpint(pwrite(fd, r->data[i], VCFT_PAGE_SIZE, (off_t)(r->index[i] * VCFT_PAGE_SIZE)), ==, VCFT_PAGE_SIZE);
 		g_assert_cmpint(pread(map_fd, &byte, 1, (off_t)(r->index[i] / 8)), ==, 1);
 		byte |= (uint8_t)(1u << (r->index[i] % 8));
+		uint64_t sum = sum_page(r->data[i], r->index[i]);
+		g_assert_cmpint(pwrite(sums_fd, &sum, sizeof sum, (off_t)(r->index[i] * sizeof sum)), ==, sizeof sum);
 		g_assert_cmpint(pwrite(map_fd, &byte, 1, (off_t)(r->index[i] / 8)), ==, 1);
 	}
 	close(fd);
 	close(map_fd);
+	close(sums_fd);
 }
 
 void bed_commit_source(struct bed *bed, struct epoch_id r)
@@ -396,8 +402,11 @@ static void check_disk(struct bed *bed, const char *dir, unsigned region)
 	g_autofree char *map_path = g_strdup_printf("%s/disk%u/map", dir, region - 1);
 	g_autofree uint8_t *overlay = map_whole(overlay_path, r->pages * VCFT_PAGE_SIZE);
 	g_autofree uint8_t *map = map_whole(map_path, (r->pages + 7) / 8);
+	g_autofree char *sums_path = g_strdup_printf("%s/disk%u/sums", dir, region - 1);
+	g_autofree uint64_t *sums = (uint64_t *)(void *)map_whole(sums_path, r->pages * sizeof *sums);
 	for (uint64_t p = 0; p < r->pages; p++) {
 		g_assert_cmpuint(map[p / 8] >> (p % 8) & 1, ==, r->committed_has[p]);
+		g_assert_cmpuint(sums[p], ==, r->committed_has[p] ? sum_page(r->committed + p * VCFT_PAGE_SIZE, p) : 0);
 		if (r->committed_has[p])
 			g_assert_cmpmem(overlay + p * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE, r->committed + p * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE);
 	}

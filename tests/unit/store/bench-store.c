@@ -173,7 +173,7 @@ static void bench_image(unsigned percent)
 	uint8_t *live = mmap(NULL, pages * VCFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(f), 0);
 	fclose(f);
 	start = cpu_now();
-	image_restore_ram(image, live, NULL);
+	g_assert_true(image_restore_ram(image, live, NULL, NULL, NULL));
 	g_print("image 256 MiB, %3u%% used: copy %.1f ms, hash %.1f ms, compare with live RAM %.1f ms\n", percent, copied * 1e3, hashed * 1e3,
 	        seconds(start) * 1e3);
 	munmap(live, pages * VCFT_PAGE_SIZE);

@@ -112,8 +112,11 @@ static void restore(bool shared, bool all)
 	write_page(image, 4500, 6);                  /* a hole in live */
 	uint64_t index[] = { 7, 14, 21, 100, 4000, 4500, PAGES + 3 };
 	struct page_set only = { .count = G_N_ELEMENTS(index), .index = index };
-	g_assert_cmpuint(image_restore_ram(image, live, all ? NULL : &only), ==, 4);
-	g_assert_cmpuint(image_restore_ram(image, live, NULL), ==, 0);
+	size_t copied;
+	g_assert_true(image_restore_ram(image, live, all ? NULL : &only, &copied, NULL));
+	g_assert_cmpuint(copied, ==, 4);
+	g_assert_true(image_restore_ram(image, live, NULL, &copied, NULL));
+	g_assert_cmpuint(copied, ==, 0);
 	if (shared)
 		g_assert_cmpuint(blocks(live_path), ==, all ? 102 : 103);    /* page 100 was looked at */
 	for (uint64_t p = 0; p < PAGES; p++) {
