@@ -64,6 +64,8 @@ static void look_at_memory(struct agent *a)
 		notef(a, SHORT_MEMORY, "images and stages have reached backup_memory, %" PRIu64 " MiB: a stream was refused", a->config->backup_memory >> 20);
 	else if (now.refused_space != last->refused_space)
 		notef(a, SHORT_MEMORY, "no space for an image under %s or %s: a stream was refused", a->config->ram_dir, a->config->state_dir);
+	if (now.damaged != last->damaged)   /* no shortage, but this is who sees it */
+		events_say(a->events, "image-damaged", json_pack("{s:I}", "images", (json_int_t)(now.damaged - last->damaged)));
 	*last = now;
 }
 
