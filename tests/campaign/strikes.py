@@ -12,7 +12,6 @@ Rules:
 
 import os
 import signal
-import subprocess
 
 import vcft
 
@@ -22,15 +21,9 @@ LONG_S = 3.0                  # something stopped or cut for a random time: at m
 
 # ---- processes of a host -----------------------------------------------------------------------------------------------
 
-def node_pid(lab, node):
-    """Process 1 of a node of the lab, or None."""
-    found = subprocess.run(["pgrep", "-f", f"node-init {os.path.dirname(lab.folder(node))} {node} "], check=False, text=True, stdout=subprocess.PIPE)
-    return int(found.stdout.split()[0]) if found.stdout else None
-
-
 def processes(lab, host):
     """[(pid, name, words of the command line)] of a host; empty if it has no power."""
-    first, found = node_pid(lab, host), []
+    first, found = lab.node_pid(host), []
     if first is None:
         return found
     namespace = os.stat(f"/proc/{first}/ns/pid")
@@ -62,11 +55,6 @@ def send(number, pids):
             os.kill(pid, number)
         except ProcessLookupError:
             pass
-
-
-def fabric(lab, host, state):
-    """Only the cable between the hosts: the way outside stays."""
-    subprocess.run(["nsenter", "-t", str(node_pid(lab, "fabric")), "-n", "ip", "link", "set", host, state], check=True)
 
 
 def agent_gone(lab, host):
@@ -188,7 +176,7 @@ class Cut(Fault):
 
     def strike(self, world, host, vm, dice):
         if self.fabric_only:
-            fabric(world.lab, host, "down")
+            world.lab.fabric_link(host, "down")
         else:
             world.lab.cut(host)
         return pause(world, dice, lambda: world.lab.heal(host)) if self.short else ""
@@ -244,9 +232,9 @@ KINDS = [
 def bring_back(lab, host):
     """The host is as it should be: power, cables, corosync, agent, nothing stopped."""
     send(signal.SIGCONT, [pid for pid, _, _ in processes(lab, host)])
-    if node_pid(lab, host) is not None and not find(lab, host, "corosync"):
+    if lab.node_pid(host) is not None and not find(lab, host, "corosync"):
         lab.kill(host)
-    if node_pid(lab, host) is None:
+    if lab.node_pid(host) is None:
         lab.start(host)
         return
     lab.heal(host)

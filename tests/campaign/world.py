@@ -59,17 +59,11 @@ class Follower:
         return [e for stream in self.streams for e in stream.all(event, since=since)]
 
 
-class World:
+class World(vcft.World):
     def __init__(self, name):
-        self.lab = vcft.Lab(HOSTS, name=name)
-        self.lab.__enter__()
-        try:
-            self._bring_up()
-        except BaseException:
-            self.lab.__exit__()
-            raise
+        super().__init__(HOSTS, name=name)
 
-    def _bring_up(self):
+    def bring_up(self):
         self.log_seen, self.ended_agents = {}, set()
         self.cluster = vcft.Cluster(self.lab, [self._tiny(name) for name in TINY] + [self._redis()], interval=INTERVAL, backups=2, name="campaign")
         self.histories = vcft.Outside(self.lab, "histories", f"{vcft.wan_address(REDIS)}:6379", str(CONNECTIONS))
@@ -86,9 +80,7 @@ class World:
                 self.cluster.console(vm).wait_for(f"^{program} ok .* passes=[1-9]", BOOT_S)
 
     def _tiny(self, name):
-        disk = os.path.join(self.lab.scratch.name, f"{name}.raw")
-        with open(disk, "wb") as file:
-            file.truncate(DISK_BYTES)
+        disk = self.lab.zeros(f"{name}.raw", DISK_BYTES)
         number = TINY[name]
         run = ["memwriter 300 500", "diskwriter 30 60", f"nonce 10.78.0.1:{7200 + number} 50", *streams_of(name)]
         if name == "a":
@@ -99,9 +91,6 @@ class World:
         vm = vcft.tiny_vm("redis", REDIS, "host1", streams_of("redis"), ("lan", "wan"), TINY.values(), memory="128M",
                           disks=[f"{vcft.GUESTS}/demo.raw"])
         return {**vm, "initrd": f"{vcft.GUESTS}/demo-initrd.img", "append": vm["append"] + " net.ifnames=0 vcft.role=redis"}
-
-    def close(self):
-        self.lab.__exit__()
 
     def pass_time(self, seconds):
         """A random time, part of the fault."""

@@ -108,7 +108,7 @@ class Shared:
         kept, self.kept = self.kept, None
         if kept is not None:
             Shared.tails = kept.lab.log_tails()
-            kept.lab.__exit__()
+            kept.close()
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,7 @@ def agents(lab):
 
 
 def test_exact(lab, tiny_guest):
-    base = os.path.join(lab.scratch.name, "busy.raw")
-    with open(base, "wb") as file:
-        file.write(os.urandom(DISK_BYTES))
+    base = lab.write("busy.raw", os.urandom(DISK_BYTES))
     before = file_hash(base)
     cluster = vcft.Cluster(lab, interval="100ms", vms=[
         vcft.tiny_vm("busy", 1, "host2", ["memwriter 3000 2500", "diskwriter 200 600"], disks=[base])])

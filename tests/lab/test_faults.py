@@ -4,7 +4,6 @@ Every named fault (src/base/faults.def) that a checkpoint can meet is ordered on
 checkpoints fail one after the other, each at another place. Images are verified at every epoch.
 """
 
-import os
 import re
 
 import pytest
@@ -39,10 +38,7 @@ def given_up(lab):
 def run_with(faults):
     """A cluster that meets these faults, until checkpoints commit again and again; its guest has checked its memory and its disk."""
     with vcft.Lab(3, environment={"VIRTCFT_FAULTS": ",".join(faults)}) as lab:
-        disk = os.path.join(lab.scratch.name, "disk.raw")
-        with open(disk, "wb") as file:
-            file.truncate(16 << 20)
-        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000", "diskwriter 50 200"], disks=[disk])])
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000", "diskwriter 50 200"], disks=[lab.zeros("disk.raw", 16 << 20)])])
         events = cluster.events("host1")
         cluster.up()
         events.wait_for("checkpoint-committed", lambda e: e["epoch"] >= EPOCHS, 40)

@@ -25,19 +25,10 @@ RAM_SPACE = "600m"                           # of the tmpfs of each host
 LIMITED = "host4"
 
 
-class World:
+class World(vcft.World):
     """The cluster of the picture."""
 
-    def __init__(self):
-        self.lab = vcft.Lab(4)
-        self.lab.__enter__()
-        try:
-            self._bring_up()
-        except BaseException:
-            self.lab.__exit__()
-            raise
-
-    def _bring_up(self):
+    def bring_up(self):
         for host in self.lab.names:                          # each agent once more, with its limits
             self.lab.exec(host, "pkill", "-x", "virtcftd")
             vcft.wait_until("the agent to end", lambda: not self.lab.exec(host, "pgrep", "-x", "virtcftd", check=False), 10)  # noqa: B023
@@ -46,11 +37,8 @@ class World:
             with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
                 file.write(f"replication_port: {REPLICATION}\n" + ("backup_memory: 4M\n" if host == LIMITED else ""))
             self.lab("agent", host)
-        disk = os.path.join(self.lab.scratch.name, "a.raw")
-        with open(disk, "wb") as file:
-            file.truncate(32 << 20)
         self.cluster = vcft.Cluster(self.lab, interval="200ms", vms=[
-            vcft.tiny_vm("a", 1, "host1", ["diskwriter 50 2000"], disks=[disk]),
+            vcft.tiny_vm("a", 1, "host1", ["diskwriter 50 2000"], disks=[self.lab.zeros("a.raw", 32 << 20)]),
             vcft.tiny_vm("b", 2, "host2", ["memwriter 500 500"], ("lan", "wan")),
             vcft.tiny_vm("c", 3, "host3")])
         self.events = {host: self.cluster.events(host) for host in self.lab.names}
@@ -102,20 +90,14 @@ class World:
     @contextlib.contextmanager
     def slow(self, host, rate):
         """What is replicated to that host comes with that rate, all else as ever."""
-        node = ["nsenter", "-t", fabric_pid(self.lab), "-n", "tc"]
         for words in (f"qdisc add dev {host} root handle 1: htb default 10", f"class add dev {host} parent 1: classid 1:10 htb rate 10gbit",
                       f"class add dev {host} parent 1: classid 1:20 htb rate {rate} ceil {rate}",
                       f"filter add dev {host} parent 1: protocol ip u32 match ip dport {REPLICATION} 0xffff flowid 1:20"):
-            subprocess.run([*node, *words.split()], check=True)
+            self.lab.fabric("tc", *words.split())
         try:
             yield
         finally:
-            subprocess.run([*node, "qdisc", "del", "dev", host, "root"], check=True)
-
-
-def fabric_pid(lab):
-    return subprocess.run(["pgrep", "-f", f"node-init {os.path.dirname(lab.folder('fabric'))} fabric "], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout.split()[0]
+            self.lab.fabric("tc", "qdisc", "del", "dev", host, "root")
 
 
 def is_pid_of(pid, inside, folder):
@@ -126,7 +108,7 @@ def is_pid_of(pid, inside, folder):
 
 
 def make_shared():
-    return World()
+    return World(4)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """test_local.py - one host without corosync: a cluster.yaml without `hosts`. What dies is put back on the same machine, all VMs to one moment."""
 
-import os
 import re
 
 import pytest
@@ -18,23 +17,14 @@ HOST = "host1"
 BOOT_SECTOR = (bytes.fromhex("31c0 8ed8 be157c baf803 ac 08c0 7403 ee ebf8 f4 ebfd") + b"VCFT-GUEST-READY from its disk\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
 
 
-class Alone:
+class Alone(vcft.World):
     """An agent on one host, group local, and a cluster of three VMs: two of Linux, and one that boots from its disk."""
 
-    def __init__(self):
-        self.lab = vcft.Lab(1, agent=False)
-        self.lab.__enter__()
-        try:
-            self._bring_up()
-        except BaseException:
-            self.lab.__exit__()
-            raise
-
-    def _bring_up(self):
-        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.write("virtcftd.yaml", b"name: host1\ngroup: local\n"))
+    def bring_up(self):
+        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"))
         vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 10)
-        disk = self.write("disk.raw", b"\0" * (4 << 20))
-        boot = self.write("boot.raw", BOOT_SECTOR.ljust(1 << 20, b"\0"))
+        disk = self.lab.zeros("disk.raw", 4 << 20)
+        boot = self.lab.write("boot.raw", BOOT_SECTOR.ljust(1 << 20, b"\0"))
         self.cluster = vcft.Cluster(self.lab, interval="100ms", vms=[
             vcft.tiny_vm("sender", 1, None, [f"udpseq send {vcft.lan_address(2)}:7000 200", TICK], neighbours=[2]),
             vcft.tiny_vm("receiver", 2, None, ["udpseq recv 7000", "memwriter 1000 1000", "diskwriter 50 200", TICK], neighbours=[1], disks=[disk]),
@@ -45,12 +35,6 @@ class Alone:
         for program in ("memwriter", "diskwriter"):
             self.cluster.console("receiver").wait_for(f"^{program} ok .* passes=[1-9]", 60)
 
-    def write(self, name, data):
-        path = os.path.join(self.lab.scratch.name, name)
-        with open(path, "wb") as file:
-            file.write(data)
-        return path
-
     def virtcft(self, *arguments):
         """Status, output of a command that may fail."""
         process = self.lab.popen("exec", HOST, "--", "virtcft", *arguments)
@@ -58,7 +42,7 @@ class Alone:
 
 
 def make_shared():
-    return Alone()
+    return Alone(1, agent=False)
 
 
 def test_boots_from_its_disk(shared):
@@ -101,7 +85,7 @@ vms:
     ids=["unit", "network", "key"])
 def test_bad_input_is_refused_with_its_line(shared, change, line, words):
     alone = shared.get()
-    path = alone.write("bad.yaml", (YAML % {"memory": "64M", "network": "lan", "more": "", **change}).encode())
+    path = alone.lab.write("bad.yaml", (YAML % {"memory": "64M", "network": "lan", "more": "", **change}).encode())
     status, output = alone.virtcft("up", path)
     assert status != 0
     assert re.search(rf"bad\.yaml:{line}: .*{re.escape(words)}.*expected", output), output

@@ -13,9 +13,7 @@ For each loss: test_loss (P5: everything runs again), test_rollback (survivors g
 agree), test_output_commit (P3: what was seen outside is never undone). Then partitions (P4).
 """
 
-import os
 import re
-import subprocess
 
 import pytest
 
@@ -29,27 +27,15 @@ ECHO = "nc -ll -p 7100 -e cat"
 RIGHT_OUTSIDE, LEFT_TO_RIGHT = vcft.wan_address(2), vcft.lan_address(2)
 
 
-class World:
+class World(vcft.World):
     """The cluster of the picture and its observers."""
 
-    def __init__(self):
-        self.lab = vcft.Lab(3)
-        self.lab.__enter__()
-        try:
-            self._bring_up()
-        except BaseException:
-            self.lab.__exit__()
-            raise
-
-    def _bring_up(self):
-        disk = os.path.join(self.lab.scratch.name, "third.raw")
-        with open(disk, "wb") as file:
-            file.truncate(16 << 20)
+    def bring_up(self):
         both = ("lan", "wan")
         self.cluster = vcft.Cluster(self.lab, interval="100ms", backups=2, vms=[
             vcft.tiny_vm("left", 1, "host1", [f"udpseq send {LEFT_TO_RIGHT}:7000 {SEND_RATE}", "nonce 10.78.0.1:7200 100", TICK], both, [2]),
             vcft.tiny_vm("right", 2, "host2", ["udpseq recv 7000", ECHO, TICK], both, [1]),
-            vcft.tiny_vm("third", 3, "host3", ["memwriter 1000 1000", "diskwriter 50 200", TICK], disks=[disk])])
+            vcft.tiny_vm("third", 3, "host3", ["memwriter 1000 1000", "diskwriter 50 200", TICK], disks=[self.lab.zeros("third.raw", 16 << 20)])])
         self.nonces = vcft.Outside(self.lab, "nonces", "7200")
         self.echo = vcft.Outside(self.lab, "echo", f"{RIGHT_OUTSIDE}:7100")
         self.mend = None
@@ -226,7 +212,7 @@ LOSSES = [
 
 
 def make_shared():
-    return World()
+    return World(3)
 
 
 @pytest.fixture(scope="module", params=LOSSES, ids=lambda kind: kind.name)
@@ -276,18 +262,6 @@ def test_output_commit(loss):
 
 # ---- partitions --------------------------------------------------------------------------------------------------------
 
-def node_pid(lab, node):
-    """Process 1 of a node of the lab."""
-    return subprocess.run(["pgrep", "-f", f"node-init {os.path.dirname(lab.folder(node))} {node} "], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout.split()[0]
-
-
-def fabric(lab, host, state):
-    """Only the cable between the hosts: the way outside stays."""
-    subprocess.run(["nsenter", "-t", node_pid(lab, "fabric"), "-n", "ip", "link", "set", host, state], check=True)
-    return vcft.now()
-
-
 @pytest.fixture
 def world(shared, request):
     """The cluster, whole. If the test does not come to its end, or leaves trouble behind, the next one gets a new one."""
@@ -305,7 +279,7 @@ def test_partition_with_a_way_outside(world, request):
     others = [host for host in world.lab.names if host != victim]
     world.cluster.first = others[0]
     events = world.cluster.events(others[0])
-    cut = fabric(world.lab, victim, "down")
+    cut = world.lab.fabric_link(victim, "down")
     try:
         events.wait_for("recovery-finished", timeout=30, since=cut)
         world.cluster.wait_status("no quorum there", lambda s: s["state"] == "no quorum", 10, victim)
@@ -314,7 +288,7 @@ def test_partition_with_a_way_outside(world, request):
         world.nonces.wait_for("the other side's", lambda s: s["highest"] > highest + 100, 20)
         assert world.cluster.console("left").text(victim) == alone
     finally:
-        fabric(world.lab, victim, "up")
+        world.lab.fabric_link(victim, "up")
     world.cluster.wait_status("it to take its place", lambda s: s["state"] == "running", 30, victim)
     assert world.place("left") != victim
     world.check_inside()

@@ -45,28 +45,23 @@ FILES = [
 ]
 
 
-class Alone:
+class Alone(vcft.World):
     """An agent on one host, with a VM whose image, kernel, initrd and plugins only root may read."""
 
     def __init__(self, settings=""):
-        self.lab = vcft.Lab(1, agent=False)
-        self.lab.__enter__()
-        try:
-            self._bring_up(settings)
-        except BaseException:
-            self.lab.__exit__()
-            raise
+        self.settings = settings
+        super().__init__(1, agent=False)
 
-    def _bring_up(self, settings):
-        plugins = self.path("plugins")
+    def bring_up(self):
+        plugins = self.lab.path("plugins")
         os.makedirs(plugins, exist_ok=True)
         for source in (f"{vcft.BUILD}/src/agent/virtcft-disk.so", f"{vcft.BUILD}/src/agent/virtcft-preload.so", f"{vcft.GUESTS}/vmlinuz",
                        f"{vcft.GUESTS}/tiny.cpio.gz"):
             self.only_root(shutil.copy(source, plugins))
-        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.write(
-            "virtcftd.yaml", f"name: host1\ngroup: local\ncontrol_group: {GROUP}\nplugin_dir: {plugins}\n{settings}"))
+        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write(
+            "virtcftd.yaml", f"name: host1\ngroup: local\ncontrol_group: {GROUP}\nplugin_dir: {plugins}\n{self.settings}".encode()))
         vcft.wait_until("the agent", lambda: self.sh("test -S /run/virtcft/control.sock && echo yes", check=False), 10)
-        disk = self.only_root(self.write("disk.raw", "\0" * (4 << 20)))
+        disk = self.only_root(self.lab.zeros("disk.raw", 4 << 20))
         guest = vcft.tiny_vm("guest", 1, None, ["memwriter 1000 1000", "diskwriter 50 200"], disks=[disk])
         guest["kernel"], guest["initrd"] = f"{plugins}/vmlinuz", f"{plugins}/tiny.cpio.gz"
         self.cluster = vcft.Cluster(self.lab, interval="100ms", vms=[guest])
@@ -76,17 +71,9 @@ class Alone:
         for program in ("memwriter", "diskwriter"):
             self.cluster.console("guest").wait_for(f"^{program} ok .* passes=[1-9]", 120)
 
-    def path(self, name):
-        return os.path.join(self.lab.scratch.name, name)
-
     def only_root(self, path):
         os.chmod(path, 0o600)
         return path
-
-    def write(self, name, text):
-        with open(self.path(name), "w", encoding="utf-8") as file:
-            file.write(text)
-        return self.path(name)
 
     def sh(self, command, **options):
         return self.lab.exec(HOST, "sh", "-c", command, **options)
@@ -166,7 +153,7 @@ def test_files_are_for_whom_they_must_be(shared):
 def test_a_vm_reaches_nothing_of_the_agents(shared):
     alone = shared.get()
     user = pwd.getpwnam("virtcft")
-    for path in ("/dev/shm/virtcft/guest/image", "/run/virtcft/guest/qemu.log", "/var/lib/virtcft/generation", alone.path("disk.raw")):
+    for path in ("/dev/shm/virtcft/guest/image", "/run/virtcft/guest/qemu.log", "/var/lib/virtcft/generation", alone.lab.path("disk.raw")):
         status, output = alone.run_as(user.pw_uid, user.pw_gid, "cat", path)
         assert status != 0 and "Permission denied" in output, path
     status, output = alone.run_as(user.pw_uid, user.pw_gid, "rm", "-f", "/dev/shm/virtcft/guest/image")
@@ -191,7 +178,7 @@ def test_cs1_the_control_socket_knows_who_speaks(shared):
                                              ("control_group: no-such-group", "no group 'no-such-group'")], ids=["user", "root", "group"])
 def test_who_is_missing_is_said(shared, settings, words):
     alone = shared.get()
-    path = alone.write("wrong.yaml", f"{settings}\nrun_dir: /run/other\n")
+    path = alone.lab.write("wrong.yaml", f"{settings}\nrun_dir: /run/other\n".encode())
     process = alone.lab.popen("exec", HOST, "--", "virtcftd", "--config", path)
     assert process.wait(10) == 2
     output = process.stdout.read()
@@ -208,4 +195,4 @@ def test_a_user_for_each_vm(shared):
         alone.sh("kill -KILL " + alone.pid(QEMU))
         alone.cluster.events(HOST).wait_for("recovery-finished", lambda e: e["epoch"] > 0, timeout=20)
     finally:
-        alone.lab.__exit__()
+        alone.close()

@@ -4,8 +4,6 @@ host is used again. And the loss of every copy of a VM: it is said, nothing is h
     sender ──lan: numbered datagrams──► receiver        busy: memwriter, diskwriter        every image is verified at every epoch
 """
 
-import os
-
 import pytest
 
 import vcft
@@ -17,13 +15,10 @@ WAIT_S = 120
 
 def make_cluster(lab, backups):
     """The cluster of the picture, protected; busy has written all its memory and disk once."""
-    disk = os.path.join(lab.scratch.name, "busy.raw")
-    with open(disk, "wb") as file:
-        file.truncate(16 << 20)
     cluster = vcft.Cluster(lab, interval="200ms", backups=backups, vms=[
         vcft.tiny_vm("sender", 1, "host1", [f"udpseq send {vcft.lan_address(2)}:7000 50"], neighbours=[2]),
         vcft.tiny_vm("receiver", 2, "host2", ["udpseq recv 7000"], neighbours=[1]),
-        vcft.tiny_vm("busy", 3, "host3", ["memwriter 500 500", "diskwriter 50 100"], disks=[disk])])
+        vcft.tiny_vm("busy", 3, "host3", ["memwriter 500 500", "diskwriter 50 100"], disks=[lab.zeros("busy.raw", 16 << 20)])])
     cluster.up(WAIT_S)
     for program in ("memwriter", "diskwriter"):
         cluster.console("busy").wait_for(f"^{program} ok .* passes=[1-9]", WAIT_S)

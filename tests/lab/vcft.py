@@ -128,6 +128,34 @@ class Lab:
     def running(self):
         return [host["name"] for host in self.status()["hosts"] if host["state"] == "running"]
 
+    def node_pid(self, node):
+        """Process 1 of a node (a host, "fabric", "outside"), or None if it has no power."""
+        found = subprocess.run(["pgrep", "-f", f"node-init {os.path.dirname(self.folder(node))} {node} "], check=False, text=True, stdout=subprocess.PIPE)
+        return int(found.stdout.split()[0]) if found.stdout else None
+
+    def fabric(self, *command):
+        """Runs a command in the network between the hosts, where each host's port has its name."""
+        subprocess.run(["nsenter", "-t", str(self.node_pid("fabric")), "-n", *command], check=True, timeout=20)
+
+    def fabric_link(self, host, state):
+        """Only the cable between the hosts: the way outside stays. The time when it was done."""
+        self.fabric("ip", "link", "set", host, state)
+        return now()
+
+    def path(self, name):
+        """Of a file that lives as long as the lab."""
+        return os.path.join(self.scratch.name, name)
+
+    def write(self, name, data):
+        with open(self.path(name), "wb") as file:
+            file.write(data)
+        return self.path(name)
+
+    def zeros(self, name, size):
+        """A disk's image: so many bytes that are zero, and take no room."""
+        os.truncate(self.write(name, b""), size)
+        return self.path(name)
+
     def folder(self, host):
         return os.path.join(REPOSITORY, "build", "lab", self.name, host)
 
@@ -342,10 +370,7 @@ class Cluster:
 
     def file(self):
         """Writes cluster.yaml; its path."""
-        path = os.path.join(self.lab.scratch.name, "cluster.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(to_yaml(self.config))
-        return path
+        return self.lab.write("cluster.yaml", to_yaml(self.config).encode())
 
     def up(self, timeout=60):
         self.lab.exec(self.first, "virtcft", "up", self.file(), timeout=timeout)
@@ -383,6 +408,26 @@ class Cluster:
         """All guests of this library's kinds have booted."""
         for vm in self.vms:
             self.console(vm).wait_for(r"^VCFT-GUEST-READY", timeout)
+
+
+class World:
+    """A lab with a cluster on it that several tests share, and whatever watches it: a subclass brings it up. There is all of it or nothing (T2)."""
+
+    def __init__(self, hosts, **options):
+        self.lab = Lab(hosts, **options)
+        self.lab.__enter__()
+        try:
+            self.bring_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def bring_up(self):
+        """Sets self.cluster."""
+        raise NotImplementedError
+
+    def close(self):
+        self.lab.__exit__()
 
 
 def to_yaml(value, indent=0):
