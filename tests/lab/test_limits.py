@@ -19,7 +19,6 @@ import vcft
 
 pytestmark = pytest.mark.limit(180)
 
-REPLICATION = 7001
 VMS_SPACE = "48m"                            # of the file system under each host's disks and images of disks
 RAM_SPACE = "600m"                           # of the tmpfs of each host
 LIMITED = "host4"
@@ -34,8 +33,9 @@ class World(vcft.World):
             vcft.wait_until("the agent to end", lambda: not self.lab.exec(host, "pgrep", "-x", "virtcftd", check=False), 10)  # noqa: B023
             self.lab.exec(host, "sh", "-c", f"mkdir -p /var/lib/virtcft/vms && mount -t tmpfs -o size={VMS_SPACE} tmpfs /var/lib/virtcft/vms && "
                           f"mount -o remount,size={RAM_SPACE} /dev/shm")
-            with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
-                file.write(f"replication_port: {REPLICATION}\n" + ("backup_memory: 4M\n" if host == LIMITED else ""))
+            if host == LIMITED:
+                with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
+                    file.write("backup_memory: 4M\n")
             self.lab("agent", host)
         self.cluster = vcft.Cluster(self.lab, interval="200ms", vms=[
             vcft.tiny_vm("a", 1, "host1", ["diskwriter 50 2000"], disks=[self.lab.zeros("a.raw", 32 << 20)]),
@@ -87,17 +87,9 @@ class World(vcft.World):
             process.wait()
             self.lab.exec(host, "sh", "-c", f"pkill -x dd; rm -f {filler}", check=False)
 
-    @contextlib.contextmanager
     def slow(self, host, rate):
         """What is replicated to that host comes with that rate, all else as ever."""
-        for words in (f"qdisc add dev {host} root handle 1: htb default 10", f"class add dev {host} parent 1: classid 1:10 htb rate 10gbit",
-                      f"class add dev {host} parent 1: classid 1:20 htb rate {rate} ceil {rate}",
-                      f"filter add dev {host} parent 1: protocol ip u32 match ip dport {REPLICATION} 0xffff flowid 1:20"):
-            self.lab.fabric("tc", *words.split())
-        try:
-            yield
-        finally:
-            self.lab.fabric("tc", "qdisc", "del", "dev", host, "root")
+        return self.lab.shaped(host, [f"dport {vcft.REPLICATION_PORT}"], rate)
 
 
 def is_pid_of(pid, inside, folder):

@@ -15,6 +15,7 @@ Rules:
   T3 Times are nanoseconds of the machine's monotonic clock, as in the agent's events.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -29,6 +30,7 @@ BUILD = os.path.abspath(os.environ.get("VIRTCFT_BUILD", os.path.join(REPOSITORY,
 GUESTS = os.environ.get("VIRTCFT_GUESTS", os.path.join(REPOSITORY, "build", "guests"))
 LAB_PROGRAM = os.path.join(REPOSITORY, "lab", "virtcft-lab")
 LAB_NAME = os.environ.get("VIRTCFT_LAB", "test")
+TUNNEL_PORT, REPLICATION_PORT = 7700, 7701     # of every agent: lab/virtcft-lab
 APPEND = "console=ttyS0 quiet no_timer_check tsc=reliable ipv6.disable=1"
 
 
@@ -141,6 +143,41 @@ class Lab:
         """Only the cable between the hosts: the way outside stays. The time when it was done."""
         self.fabric("ip", "link", "set", host, state)
         return now()
+
+    @contextlib.contextmanager
+    def deaf(self, host):
+        """That host hears nothing from the others, which hear it."""
+        self.fabric("tc", "qdisc", "add", "dev", host, "root", "blackhole")
+        try:
+            yield
+        finally:
+            self.fabric("tc", "qdisc", "del", "dev", host, "root")
+
+    @contextlib.contextmanager
+    def mute(self, host):
+        """That host is not heard by the others, but hears them."""
+        device = ("dev", "fabric0", "root")
+        self.exec(host, "tc", "qdisc", "add", *device, "blackhole")
+        try:
+            yield
+        finally:
+            self.exec(host, "tc", "qdisc", "del", *device)
+
+    @contextlib.contextmanager
+    def shaped(self, host, ports, rate=None):
+        """What comes to that host by these TCP ports ("dport N", "sport N") comes with that rate, or (None) not at all; all else as ever."""
+        device = f"dev {host}"
+        words = [f"qdisc add {device} root handle 1: htb default 10", f"class add {device} parent 1: classid 1:10 htb rate 10gbit quantum 60000",
+                 f"class add {device} parent 1: classid 1:20 htb rate {rate or '10gbit'} quantum 60000",
+                 *[f"filter add {device} parent 1: protocol ip u32 match ip {port} 0xffff flowid 1:20" for port in ports]]
+        if rate is None:
+            words.append(f"qdisc add {device} parent 1:20 blackhole")
+        for line in words:
+            self.fabric("tc", *line.split())
+        try:
+            yield
+        finally:
+            self.fabric("tc", "qdisc", "del", "dev", host, "root")
 
     def path(self, name):
         """Of a file that lives as long as the lab."""
@@ -340,6 +377,17 @@ def tiny_vm(name, number, host=None, run=(), networks=("lan",), neighbours=(), m
     if host:
         vm["host"] = host
     return vm
+
+
+PANIC = bytes.fromhex("ba0505 b001 ee")     # mov dx,0x505; mov al,1; out dx,al: what a kernel that panics says to a pvpanic device
+
+
+def boot_disk(then=b""):
+    """A disk that boots by itself; 16-bit code at 0x7C00 that says a line on the serial port, does something, and sleeps:
+    xor ax,ax; mov ds,ax; mov si,text; mov dx,0x3F8; next: lodsb; or al,al; jz end; out dx,al; jmp next; end: ...; sleep: hlt; jmp sleep; text: ..."""
+    text = (0x7C15 + len(then)).to_bytes(2, "little")
+    code = bytes.fromhex("31c0 8ed8 be") + text + bytes.fromhex("baf803 ac 08c0 7403 ee ebf8") + then + bytes.fromhex("f4 ebfd")
+    return ((code + b"VCFT-GUEST-READY from its disk\r\n\0").ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
 
 
 def encode(command):
