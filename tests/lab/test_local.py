@@ -1,6 +1,9 @@
 """test_local.py - one host without corosync: a cluster.yaml without `hosts`. What dies is put back on the same machine, all VMs to one moment."""
 
+import json
+import os
 import re
+import socket
 
 import pytest
 
@@ -10,30 +13,54 @@ pytestmark = pytest.mark.limit(120)
 
 TICK = "i=0; while :; do echo tick $i; i=$((i+1)); usleep 20000; done"
 HOST = "host1"
+MONITOR = "/run/virtcft/sender/second.sock"
 
 
-# A disk that boots by itself; 16-bit code at 0x7C00 that says a line on the serial port and sleeps:
-#   xor ax,ax; mov ds,ax; mov si,text; mov dx,0x3F8; next: lodsb; or al,al; jz sleep; out dx,al; jmp next; sleep: hlt; jmp sleep; text: ...
-BOOT_SECTOR = (bytes.fromhex("31c0 8ed8 be157c baf803 ac 08c0 7403 ee ebf8 f4 ebfd") + b"VCFT-GUEST-READY from its disk\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
+class Monitor:
+    """A second way to a VM's QEMU, which the agent knows nothing of: what somebody does behind its back."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("rb")
+        self.lines.readline()
+        self.order("qmp_capabilities")
+
+    def order(self, command):
+        """Returns when it has been carried out."""
+        self.socket.sendall(json.dumps({"execute": command}).encode() + b"\n")
+        while "return" not in json.loads(self.lines.readline()):
+            pass
 
 
 class Alone(vcft.World):
-    """An agent on one host, group local, and a cluster of three VMs: two of Linux, and one that boots from its disk."""
+    """An agent on one host, group local, and a cluster of four VMs: two of Linux, one that boots from its disk, and one that panics when it has."""
 
     def bring_up(self):
-        self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"))
+        with open(os.path.join(self.lab.folder(HOST), "virtcftd.log"), "wb") as log:
+            self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"), stdout=log)
         vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 10)
         disk = self.lab.zeros("disk.raw", 4 << 20)
-        boot = self.lab.write("boot.raw", BOOT_SECTOR.ljust(1 << 20, b"\0"))
+        boot, panic = self.lab.write("boot.raw", vcft.boot_disk()), self.lab.write("panic.raw", vcft.boot_disk(vcft.PANIC))
         self.cluster = vcft.Cluster(self.lab, interval="100ms", vms=[
-            vcft.tiny_vm("sender", 1, None, [f"udpseq send {vcft.lan_address(2)}:7000 200", TICK], neighbours=[2]),
+            vcft.tiny_vm("sender", 1, None, [f"udpseq send {vcft.lan_address(2)}:7000 200", TICK], neighbours=[2],
+                         qemu=["-qmp", f"unix:{MONITOR},server=on,wait=off"]),
             vcft.tiny_vm("receiver", 2, None, ["udpseq recv 7000", "memwriter 1000 1000", "diskwriter 50 200", TICK], neighbours=[1], disks=[disk]),
-            {"name": "booter", "memory": "32M", "disks": [{"image": boot}]}])
+            {"name": "booter", "memory": "32M", "disks": [{"image": boot}]},
+            {"name": "panicker", "memory": "32M", "disks": [{"image": panic}], "qemu": ["-device", "pvpanic"]}])
         del self.cluster.config["hosts"]
         self.cluster.up()
         self.cluster.wait_ready()
         for program in ("memwriter", "diskwriter"):
             self.cluster.console("receiver").wait_for(f"^{program} ok .* passes=[1-9]", 60)
+
+    def inside(self, path):
+        """What has that path on the host, as this machine sees it."""
+        return f"/proc/{self.lab.node_pid(HOST)}/root{path}"
+
+    def state_of(self, vm):
+        return next(row["state"] for row in self.cluster.status()["vms"] if row["name"] == vm)
 
     def virtcft(self, *arguments):
         """Status, output of a command that may fail."""
@@ -48,6 +75,44 @@ def make_shared():
 def test_boots_from_its_disk(shared):
     """Without `kernel` the firmware boots from the first disk, through nbdkit as any other read."""
     assert shared.get().cluster.console("booter").find("^VCFT-GUEST-READY from its disk")
+
+
+def test_a_guest_that_panics_is_off(shared):
+    """As one that powered itself off: it stands, the others go on, all are checkpointed; test_loss_on_one_host puts it back as it is."""
+    cluster = shared.get().cluster
+    cluster.events(HOST).wait_for("vm-off", lambda e: e["vm"] == "panicker", 20)
+    cluster.wait_status("it to be off, and a checkpoint", lambda s: s["committed"] > 0 and shared.get().state_of("panicker") == "off", 20)
+
+
+def test_a_vm_that_somebody_stops(shared):
+    """Its checkpoints are given up while it stands, the last one stays, the others run on; it is not taken for broken. When it goes on so do checkpoints."""
+    alone, cluster = shared.get(), shared.get().cluster
+    events, monitor, moment = cluster.events(HOST), Monitor(alone.inside(MONITOR)), vcft.now()
+    monitor.order("stop")
+    events.wait_for("checkpoint-aborted", since=moment, timeout=20)
+    committed, last = cluster.status()["committed"], vcft.now()
+    marks = {vm: cluster.console(vm).mark() for vm in cluster.vms}
+    for _ in range(5):
+        last = events.wait_for("checkpoint-aborted", since=last, timeout=20)["time"] + 1
+    cluster.console("receiver").wait_for(r"^tick \d+$", 20, since=marks["receiver"])
+    assert cluster.console("sender").find(r"^tick \d+$", marks["sender"]) is None
+    assert cluster.status()["committed"] == committed
+    monitor.order("cont")
+    events.wait_for("checkpoint-committed", since=vcft.now(), timeout=20)
+    cluster.console("sender").wait_for(r"^tick \d+$", 20, since=marks["sender"])
+    assert not events.all("recovery-started", since=moment) and not events.all("trouble", since=moment)
+
+
+def test_who_does_not_read_is_cut_off(shared):
+    """A client of the control socket that asks and asks and never reads: the agent keeps so much for it and no more, and serves the others."""
+    alone = shared.get()
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20)
+    client.connect(alone.inside("/run/virtcft/control.sock"))
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while True:
+            client.sendall(b'{"verb": "status"}\n' * 100)
+    assert alone.cluster.status()["state"] == "running"
 
 
 @pytest.mark.parametrize("pgrep, process", [(("-f", "^/[^ ]*qemu-system.* -name sender "), "QEMU"), (("-x", "nbdkit"), "nbdkit")], ids=["qemu", "nbdkit"])
@@ -67,6 +132,7 @@ def test_loss_on_one_host(shared, pgrep, process):
     for program in ("memwriter", "diskwriter", r"udpseq recv next=\d+ seen=\d+ missing=0 double=0 late=0 bad=0"):
         receiver.wait_for(f"^{program}", 20, since=mark)
     assert receiver.find(vcft.GUEST_FAIL) is None and receiver.find(r"^udpseq recv .*(missing|double|late|bad)=[1-9]") is None
+    assert alone.state_of("panicker") == "off"
     committed = cluster.status()["committed"]
     events.wait_for("checkpoint-committed", lambda e: e["epoch"] > committed)
 
