@@ -22,6 +22,7 @@ void checkpoint_stored(struct vm_id vm, struct epoch_id r, bool ok, host_mask co
                        const struct machine_stats *stats, void *user);
 void checkpoint_record_complete(struct epoch_id r, void *user);   /* the switch's thread */
 void checkpoint_begin(struct agent *a, const struct epoch_action *act);
+void checkpoint_switch_runs(struct agent *a);   /* the checkpoint that has waited for it begins */
 void checkpoint_commit(struct agent *a, const struct epoch_action *act);
 void checkpoint_release(struct agent *a, const struct epoch_action *act);
 void checkpoint_discard(struct agent *a, const struct epoch_action *act);

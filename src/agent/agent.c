@@ -108,7 +108,7 @@ void agent_forget(struct agent *a)
 	memset(a->stats_epoch, 0, sizeof a->stats_epoch);
 	a->generation = a->preparing_for = (struct generation){ 0 };
 	a->detected = 0;
-	a->was_protected = a->ran = false;
+	a->was_protected = a->ran = a->switch_runs = false;
 	a->place_failures = 0;
 }
 

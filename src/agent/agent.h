@@ -31,8 +31,10 @@ struct checkpoint {
 	struct epoch_id epoch;
 	nsec_t begun, captured, recorded, stored_at; /* when this host had got so far: where the time to commit goes */
 	unsigned waiting_captured, waiting_stored;
-	bool failed;
+	bool failed, waits;                      /* waits: for the switch, which does not run yet: nothing is captured */
+	struct generation generation;
 	host_mask others;                        /* other hosts with VMs */
+	host_mask backups[VCFT_VM_MAX];
 	struct epoch_stored stored[VCFT_VM_MAX];
 	unsigned stored_count;
 };
@@ -76,7 +78,7 @@ struct agent {
 	uint64_t report_serial;                  /* of the last REPORT: answers to older ones are dropped */
 	struct message_holding held[VCFT_VM_MAX];
 	nsec_t detected;                         /* when the running recovery was noticed; 0: none */
-	bool was_protected, ran;
+	bool was_protected, ran, switch_runs;    /* switch_runs: from the end of a recovery to the next freeze */
 	unsigned place_failures;                 /* generations of this start or recovery in which a VM could not be placed here */
 	struct generation place_failed_in;       /* the last of them */
 	nsec_t commit_time;                      /* of the last checkpoint */

@@ -113,26 +113,45 @@ static unsigned backups_of(struct agent *a, host_mask set, struct source_backup 
 	return n;
 }
 
+static void capture_all(struct agent *a)
+{
+	const struct checkpoint *c = &a->checkpoint;
+	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
+		struct source_backup backups[VCFT_HOST_MAX];
+		if (!agent_has(a, i))
+			continue;
+		unsigned n = backups_of(a, c->backups[i], backups);
+		machine_capture(a->machines[i], c->generation, c->epoch, backups, n, a->complete_at[i]);
+	}
+}
+
+/* A BEGIN may come when some VM of this host does not go on yet. The others are not cut before: a switch that does not run cuts nothing. */
 void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 {
 	struct checkpoint *c = &a->checkpoint;
 	memset(c, 0, sizeof *c);
 	c->epoch = act->epoch;
+	c->generation = act->generation;
 	c->begun = clock_now();
+	c->waits = !a->switch_runs;
 	sink_generation(a->sink, act->generation);   /* what a newcomer has told while others came and went binds it no longer */
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
 		c->others |= host_bit(act->placement[i].host);
+		c->backups[i] = act->placement[i].backups;
 		if (agent_has(a, i))
 			c->waiting_captured = ++c->waiting_stored;
 	}
 	c->others &= ~host_bit(a->self);
-	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
-		struct source_backup backups[VCFT_HOST_MAX];
-		if (!agent_has(a, i))
-			continue;
-		unsigned n = backups_of(a, act->placement[i].backups, backups);
-		machine_capture(a->machines[i], act->generation, act->epoch, backups, n, a->complete_at[i]);
-	}
+	if (!c->waits)
+		capture_all(a);
+}
+
+void checkpoint_switch_runs(struct agent *a)
+{
+	bool begin = a->checkpoint.waits && !a->checkpoint.failed;
+	a->checkpoint.waits = false;
+	if (begin)
+		capture_all(a);
 }
 
 static json_t *stats_json(struct agent *a)

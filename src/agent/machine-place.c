@@ -1,6 +1,7 @@
 /* machine-place.c - a recovery of one VM on its host: stand still, say what is held, be at c, run; see machine-private.h. Thread: the worker. */
 #include "agent/machine-private.h"
 
+#include "base/fault.h"
 #include "base/must.h"
 
 #include <gio/gio.h>
@@ -9,6 +10,7 @@
 
 #define FILL_BYTES (1u << 20)       /* per epoch while a backup is being filled, at least */
 #define FILL_MOST (32u << 20)       /* and at most: what there is time for (rule T7) */
+#define RUN_SLOW_US (1000u * 1000u) /* the fault point: longer than an interval, so that a BEGIN comes before all VMs go on */
 
 void job_pause(struct machine *m, struct job *job)
 {
@@ -218,6 +220,8 @@ void job_place(struct machine *m, struct job *job)
 void job_run(struct machine *m, struct job *job)
 {
 	GError *error = NULL;
+	if (fault(FAULT_RUN_SLOW))
+		g_usleep(RUN_SLOW_US);
 	if (!m->vm)
 		g_set_error(&error, G_IO_ERROR, G_IO_ERROR_FAILED, "the VM is gone");
 	else if (vmm_qemu.off(m->vm))

@@ -23,6 +23,7 @@ void recovery_freeze(struct agent *a, const struct epoch_action *act)
 {
 	(void)act;
 	net_freeze(a->net);
+	a->switch_runs = false;
 	a->checkpoint.failed = true;
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i))
@@ -260,6 +261,7 @@ void recovery_place(struct agent *a, const struct epoch_action *act)
 static void finished(struct agent *a)
 {
 	net_run(a->net);
+	a->switch_runs = true;
 	net_announce(a->net);
 	a->ran = true;
 	a->place_failures = 0;
@@ -268,6 +270,7 @@ static void finished(struct agent *a)
 	events_say(a->events, "recovery-finished",
 	           json_pack("{s:f, s:I, s:I}", "duration_ms", took, "generation", (json_int_t)a->generation.n, "epoch",
 	                     (json_int_t)a->placed_at.n));
+	checkpoint_switch_runs(a);
 }
 
 static void one_less_ran(void *data)

@@ -1,7 +1,10 @@
 """test_faults.py - P7: a checkpoint that fails leaves the VMs running and the one before intact; the next one commits.
 
 Every named fault (src/base/faults.def) that a checkpoint can meet is ordered once, on all hosts, before anything starts. So the first
-checkpoints fail one after the other, each at another place. Images are verified at every epoch.
+checkpoints fail one after the other, each at another place. Those of a recovery as well: at the start, and when the VMs' host is lost then.
+Images are verified at every epoch.
+
+    host1   busy: memwriter, diskwriter on a disk;  idle: does nothing, so that somebody goes on before busy does
 """
 
 import re
@@ -27,6 +30,7 @@ STORE = {
     "stage-slow": None,
     "group-busy": None,
 }
+RECOVERY = {"run-slow": None, "restore-start": None}
 EPOCHS = 15
 
 
@@ -38,7 +42,10 @@ def given_up(lab):
 def run_with(faults):
     """A cluster that meets these faults, until checkpoints commit again and again; its guest has checked its memory and its disk."""
     with vcft.Lab(3, environment={"VIRTCFT_FAULTS": ",".join(faults)}) as lab:
-        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000", "diskwriter 50 200"], disks=[lab.zeros("disk.raw", 16 << 20)])])
+        cluster = vcft.Cluster(lab, [
+            {"name": "idle", "memory": "32M", "host": "host1", "disks": [{"image": lab.write("boot.raw", vcft.boot_disk())}],
+             "nics": [{"network": "lan", "mac": vcft.mac(0, 2)}]},
+            vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000", "diskwriter 50 200"], disks=[lab.zeros("disk.raw", 16 << 20)])])
         events = cluster.events("host1")
         cluster.up()
         events.wait_for("checkpoint-committed", lambda e: e["epoch"] >= EPOCHS, 40)
@@ -48,10 +55,28 @@ def run_with(faults):
         assert cluster.console("busy").find(vcft.GUEST_FAIL) is None
         assert len(events.all("recovery-finished")) == 1, "only the start"
         assert [host["agent"] for host in lab.status()["hosts"]] == [True] * 3
-        return given_up(lab), events.all("checkpoint-aborted")
+        result = given_up(lab), events.all("checkpoint-aborted")
+        if "restore-start" in faults:
+            lose_host(lab, cluster)
+        return result
 
 
-@pytest.mark.parametrize("faults", [CAPTURE, STORE], ids=["capture", "store"])
+def lose_host(lab, cluster):
+    """The first attempt to restore a VM fails, and is made good by the next; afterwards all is as it must be."""
+    cluster.first = "host2"
+    events, struck = cluster.events(), lab.kill("host1")
+    failed = events.wait_for("trouble", lambda e: e["why"] == "it could not be started", 40, since=struck)
+    events.wait_for("recovery-finished", timeout=40, since=failed["time"])
+    console = cluster.console("busy")
+    mark = console.mark()
+    for program in ("memwriter", "diskwriter"):
+        console.wait_for(f"^{program} ok", 40, since=mark)
+    assert console.find(vcft.GUEST_FAIL) is None
+    cluster.wait_protected(60)
+    assert [host["agent"] for host in lab.status()["hosts"] if host["state"] == "running"] == [True] * 2
+
+
+@pytest.mark.parametrize("faults", [CAPTURE, {**STORE, **RECOVERY}], ids=["capture", "store-and-recovery"])
 def test_faults(faults, tiny_guest):
     reasons, aborted = run_with(faults)
     for fault, reason in faults.items():
