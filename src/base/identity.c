@@ -115,6 +115,12 @@ gboolean identity_give(const struct identity *who, const char *path, GError **er
 	return ok;
 }
 
+/* The folder's owner may have changed its mode. Only an owner may change it back: so it is taken first, and given away again behind this. */
+static bool set_mode(int fd, struct stat *st, mode_t mode)
+{
+	return (st->st_mode & 07777) == mode || (fchown(fd, geteuid(), getegid()) == 0 && fchmod(fd, mode) == 0 && fstat(fd, st) == 0);
+}
+
 static gboolean folder(const char *path, uid_t user, gid_t group, mode_t mode, GError **error)
 {
 	g_autofree char *parent = g_path_get_dirname(path);
@@ -122,7 +128,7 @@ static gboolean folder(const char *path, uid_t user, gid_t group, mode_t mode, G
 	if (g_mkdir_with_parents(parent, 0711) < 0 || (mkdir(path, mode) < 0 && errno != EEXIST))
 		return fail(error, "cannot be made", path);
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	gboolean ok = fd >= 0 && fstat(fd, &st) == 0 && ((st.st_mode & 07777) == mode || fchmod(fd, mode) == 0) &&
+	gboolean ok = fd >= 0 && fstat(fd, &st) == 0 && set_mode(fd, &st, mode) &&
 	              ((st.st_uid == user && st.st_gid == group) || fchown(fd, user, group) == 0);
 	if (!ok)
 		fail(error, "cannot be made a folder of its user", path);

@@ -15,8 +15,7 @@ pytestmark = pytest.mark.limit(480)
 
 HOST = "host1"
 GROUP = "daemon"
-AGENT_CAPABILITIES = {0, 1, 3, 5, 6, 7, 8, 12, 19, 23, 40}     # chown dac_override fowner kill setgid setuid setpcap net_admin sys_ptrace sys_nice
-#                                                              # checkpoint_restore: src/agent/privilege.c
+AGENT_CAPABILITIES = {0, 1, 5, 6, 7, 8, 12, 19, 23}     # chown dac_override kill setgid setuid setpcap net_admin sys_ptrace sys_nice: src/agent/privilege.c
 FOLDERS = "/run/virtcft /dev/shm/virtcft /var/lib/virtcft"
 # What the agent, QEMU and nbdkit have made: pattern, type, owner, group, mode.
 FILES = [
@@ -60,7 +59,7 @@ class Alone(vcft.World):
             self.only_root(shutil.copy(source, plugins))
         self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write(
             "virtcftd.yaml", f"name: host1\ngroup: local\ncontrol_group: {GROUP}\nplugin_dir: {plugins}\n{self.settings}".encode()))
-        vcft.wait_until("the agent", lambda: self.sh("test -S /run/virtcft/control.sock && echo yes", check=False), 10)
+        vcft.wait_until("the agent", lambda: self.sh("test -S /run/virtcft/control.sock && echo yes", check=False), 30)
         disk = self.only_root(self.lab.zeros("disk.raw", 4 << 20))
         guest = vcft.tiny_vm("guest", 1, None, ["memwriter 1000 1000", "diskwriter 50 200"], disks=[disk])
         guest["kernel"], guest["initrd"] = f"{plugins}/vmlinuz", f"{plugins}/tiny.cpio.gz"
@@ -134,6 +133,13 @@ def test_the_kernel_notes_written_pages_without_rights(shared):
     if not features["userfaultfd"] or not features["pagemap-scan"]:
         pytest.skip("this kernel notes none")
     assert "userfaultfd" in alone.sh(f"ls -l /proc/{alone.pid(QEMU)}/fd")
+    assert f"/proc/{alone.pid(QEMU)}/pagemap" in alone.sh("ls -l /proc/$(pgrep -o -x virtcftd)/fd"), "and the agent reads them (CAP_SYS_PTRACE)"
+
+
+def test_the_switch_goes_before_vcpus(shared):
+    """CAP_SYS_NICE: one thread of the agent, no more, has another priority than the rest."""
+    nice = [int(line.rpartition(")")[2].split()[16]) for line in shared.get().sh("cat /proc/$(pgrep -o -x virtcftd)/task/*/stat").splitlines()]
+    assert min(nice) < 0 and sorted(nice)[1] == 0
 
 
 def test_files_are_for_whom_they_must_be(shared):
@@ -183,6 +189,16 @@ def test_who_is_missing_is_said(shared, settings, words):
     assert process.wait(10) == 2
     output = process.stdout.read()
     assert len(output.splitlines()) == 1 and words in output
+
+
+def test_a_folder_whose_owner_has_changed_its_mode_is_taken_back(shared):
+    """With no right over others' files but to give them away (CAP_CHOWN): a VM that opens its folder to all does not keep it from being started again."""
+    alone = shared.get()
+    user = pwd.getpwnam("virtcft")
+    assert alone.run_as(user.pw_uid, user.pw_gid, "chmod", "777", "/run/virtcft/guest")[0] == 0
+    alone.cluster.down()
+    alone.cluster.up()
+    assert alone.sh("stat -c '%U %G %a' /run/virtcft/guest") == "virtcft virtcft 700\n"
 
 
 def test_a_user_for_each_vm(shared):
