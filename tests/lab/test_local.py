@@ -40,7 +40,7 @@ class Alone(vcft.World):
     def bring_up(self):
         with open(os.path.join(self.lab.folder(HOST), "virtcftd.log"), "wb") as log:
             self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"), stdout=log)
-        vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 10)
+        vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 30)
         disk = self.lab.zeros("disk.raw", 4 << 20)
         boot, panic = self.lab.write("boot.raw", vcft.boot_disk()), self.lab.write("panic.raw", vcft.boot_disk(vcft.PANIC))
         self.cluster = vcft.Cluster(self.lab, interval="100ms", vms=[
