@@ -13,7 +13,7 @@ import pytest
 
 import vcft
 
-pytestmark = pytest.mark.limit(120)
+pytestmark = pytest.mark.limit(240)
 
 # fault: what the agent says when it has given up a checkpoint for it. None: nothing fails (soft), or it is not this checkpoint that shows it.
 CAPTURE = {
