@@ -136,7 +136,7 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 		.kernel = config->kernel, .initrd = config->initrd, .append = config->append,
 		.nics = nics, .nic_count = config->nic_count, .disks = disks, .disk_count = config->disk_count,
 		.extra = (const char *const *)config->qemu, .ram_path = m->ram_path, .run_dir = run_dir,
-		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify, .run_as = m->who,
+		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify, .hot_pages = m->o.hot_pages, .run_as = m->who,
 	};
 	gsize n = 0;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;

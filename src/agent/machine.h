@@ -54,7 +54,7 @@ struct machine_options {
 	char *const *bases;                    /* raw base of each disk; likewise */
 	struct net *net;
 	const struct tls_credentials *credentials;   /* likewise; NULL: plain */
-	bool verify;
+	bool verify, hot_pages;
 };
 
 struct machine *machine_new(const struct machine_options *options, const struct machine_notes *notes, void *user);

@@ -121,7 +121,7 @@ static bool machine_make(struct agent *a, struct vm_id vm, GError **error)
 		return false;
 	struct machine_options options = {
 		.id = vm, .self = a->self, .agent = a->config, .config = &a->cluster->vms[vm.n], .cluster = a->cluster->name,
-		.bases = a->bases[vm.n], .net = a->net, .credentials = a->credentials, .verify = a->cluster->verify,
+		.bases = a->bases[vm.n], .net = a->net, .credentials = a->credentials, .verify = a->cluster->verify, .hot_pages = a->cluster->hot_pages,
 	};
 	a->machines[vm.n] = machine_new(&options, &agent_machine_notes, a);
 	return true;

@@ -24,7 +24,7 @@
 
 /* ---- the file as written ---- */
 
-struct file_checkpoint { char *interval; uint32_t backups; };
+struct file_checkpoint { char *interval; uint32_t backups, hot_pages; };
 struct file_host { char *name, *address; };
 struct file_network { char *name, *uplink; uint32_t output; };
 struct file_disk { char *image; };
@@ -63,6 +63,7 @@ static const cyaml_strval_t bool_words[] = { { "false", 0 }, { "true", 1 } };
 static const cyaml_schema_field_t checkpoint_fields[] = {
 	NAME("interval", MAYBE, struct file_checkpoint, interval),
 	CYAML_FIELD_UINT("backups", MAYBE, struct file_checkpoint, backups),
+	WORD("hot_pages", struct file_checkpoint, hot_pages, bool_words),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t host_fields[] = {
@@ -174,6 +175,7 @@ static gboolean read_checkpoint(struct reading *r)
 		return REFUSE(r, MEANING, "checkpoint/interval", "interval '%s' is not understood; expected a whole number with unit ms or s, "
 		              "5ms to 600s, such as 100ms", in->interval);
 	r->out->interval = (nsec_t)interval;
+	r->out->hot_pages = !config_yaml_has(r->yaml, "checkpoint/hot_pages") || in->hot_pages;
 	bool given = config_yaml_has(r->yaml, "checkpoint/backups");
 	unsigned hosts = r->file->hosts_count;
 	if (given && hosts && in->backups >= hosts)

@@ -43,6 +43,7 @@ struct config_cluster {
 	char *name;
 	nsec_t interval; unsigned backups;
 	bool hold_when_degraded, verify;
+	bool hot_pages;                       /* default true */
 	struct config_host *hosts; unsigned host_count;                   /* 0: this machine alone */
 	struct config_network *networks; unsigned network_count;
 	struct config_vm *vms; unsigned vm_count;

@@ -45,6 +45,12 @@ void bits_add(struct page_bits *bits, uint64_t first, uint64_t count)
 	}
 }
 
+void bits_remove(struct page_bits *bits, uint64_t page)
+{
+	if (page < bits->pages)
+		bits->word[page / WORD_PAGES] &= ~(UINT64_C(1) << (page % WORD_PAGES));
+}
+
 void bits_merge(struct page_bits *bits, const struct page_bits *more)
 {
 	for (size_t i = 0; i < words(bits->pages); i++)

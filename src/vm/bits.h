@@ -14,6 +14,8 @@ void bits_free(struct page_bits *bits);
 void bits_clear(struct page_bits *bits);
 /* Pages [first, first + count) are in. What is past the end of the RAM is left out. */
 void bits_add(struct page_bits *bits, uint64_t first, uint64_t count);
+/* This page is out. */
+void bits_remove(struct page_bits *bits, uint64_t page);
 /* All of `more` (of the same size) are in as well. */
 void bits_merge(struct page_bits *bits, const struct page_bits *more);
 bool bits_has(const struct page_bits *bits, uint64_t page);

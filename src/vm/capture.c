@@ -289,6 +289,8 @@ static gboolean finish(struct vm *vm, struct job *job, GError **error)
 	vm->last_pages = job->bulk ? vm->late_pages.count : job->c->ram.count;
 	vm->last_devices = job->c->devices_bytes;
 	bits_clear(&vm->pending); /* K3 */
+	if (vm->tracker->ops->captured)
+		vm->tracker->ops->captured(vm->tracker, &job->c->ram); /* last: it counts as the capture that hot pages are compared with */
 	return TRUE;
 }
 

@@ -208,7 +208,7 @@ static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
 {
 	g_autoptr(GError) why = NULL;
 	if (tell >= 0)
-		vm->tracker = track_uffd_new(&vm->memory, vm->process.pid, tell, &why);
+		vm->tracker = track_uffd_new(&vm->memory, vm->process.pid, tell, vm->hot_pages ? hot_new(memory_pages(&vm->memory)) : NULL, &why);
 	if (vm->tracker)
 		return TRUE;
 	vm->tracker = track_compare_new(&vm->memory, error);
@@ -277,6 +277,7 @@ static struct vm *qemu_start(const struct vm_spec *spec, const uint8_t *state, s
 	vm->name = g_strdup(spec->name);
 	vm->memory.fd = vm->fifo = vm->process.pidfd = vm->process.log = -1;
 	vm->verify = spec->verify;
+	vm->hot_pages = spec->hot_pages;
 	gboolean ok = prepare(vm, spec, &why);
 	if (ok && !state)
 		memory_populated(&vm->memory, &vm->pending); /* what is in the file from before is new to whoever captures (V2) */

@@ -73,7 +73,7 @@ static void compare_free(struct tracker *tracker)
 	g_free(c);
 }
 
-static const struct tracker_ops compare_ops = { "compare", false, compare_scan, compare_free };
+static const struct tracker_ops compare_ops = { "compare", false, compare_scan, NULL, compare_free };
 
 struct tracker *track_compare_new(const struct memory *memory, GError **error)
 {

@@ -4,7 +4,16 @@
  *   agent, VM paused: PAGEMAP_SCAN of /proc/PID/pagemap: pages without protection are listed and protected again, in one pass
  *
  * It sees every writer in QEMU's address space: vCPUs, KVM's too, and device DMA. It does not see writes by other mappings (the agent's
- * own), nor holes made by QEMU (balloon): VMs with such devices get the other tracker. Linux 6.7. A pass takes 0.5 ms per GiB. */
+ * own), nor holes made by QEMU (balloon): VMs with such devices get the other tracker. Linux 6.7. A pass takes 0.5 ms per GiB.
+ *
+ * Hot pages (track-hot.h) are in every scan and are left as they are; around them, by areas in which no two of them are far apart:
+ *
+ *     ─────────────────── h ── hh ─w── h ──ww─w─ h ────────────────────── hhhh ───────────────
+ *     one pass, protecting │ one pass that lists;  │ one pass, protecting      │ one pass, protecting
+ *                          │ w: pass, ww─w: pass   │
+ *
+ * A call for each gap between two hot pages is the dearest of all ways where they are scattered; to protect all and to take it off the hot ones
+ * again takes a call for each row of them, and the guest's TLB (5,000 of 30,000 pages hot, scattered: 5.2 ms and 3.7 ms, this 0.8 ms (m)). */
 #include "vm/preload/preload.h"
 #include "vm/preload/uffd.h"
 #include "vm/track.h"
@@ -15,25 +24,129 @@
 #include <sys/mman.h>
 
 #define REGIONS 4096u   /* listed by one call; a scan that finds more takes several */
+#define FAR 1024u       /* pages: to walk over so many costs as much as one call more */
 
 struct uffd {
 	struct tracker tracker;
 	int pagemap;
-	uint64_t address, bytes;
-	struct uffd_region region[REGIONS];
+	uint64_t address;
+	struct hot *hot;                        /* NULL: no page is hot */
+	struct uffd_region region[REGIONS];     /* of a pass that protects */
+	struct uffd_region listed[REGIONS];     /* of a pass that lists */
 };
 
-/* One call from `start` on; returns the number of regions, -1: errno. ret_end: how far it came. */
-static int scan_some(int pagemap, uint64_t start, uint64_t end, struct uffd_region *region, size_t room, uint64_t *ret_end)
+/* One call from `start` on; returns the number of regions, -1: errno. protect: UFFD_SCAN_WP_MATCHING or 0. ret_end: how far it came. */
+static int scan_some(int pagemap, uint64_t protect, uint64_t start, uint64_t end, struct uffd_region *region, size_t room, uint64_t *ret_end)
 {
 	struct uffd_scan scan = {
-		.size = sizeof scan, .flags = UFFD_SCAN_WP_MATCHING | UFFD_SCAN_CHECK_WPASYNC, .start = start, .end = end,
+		.size = sizeof scan, .flags = protect | UFFD_SCAN_CHECK_WPASYNC, .start = start, .end = end,
 		.vec = (uintptr_t)region, .vec_len = room,
 		.category_mask = UFFD_PAGE_IS_WRITTEN, .return_mask = UFFD_PAGE_IS_WRITTEN,
 	};
 	int n = ioctl(pagemap, UFFD_PAGEMAP_SCAN, &scan);
 	*ret_end = scan.walk_end;
 	return n;
+}
+
+/* A pass over as much of [*inout_first, end) as fits into `region`; how far it came goes to *inout_first. -1 with error. */
+static int pass(struct uffd *u, uint64_t protect, uint64_t *inout_first, uint64_t end, struct uffd_region *region, GError **error)
+{
+	uint64_t start = u->address + *inout_first * VCFT_PAGE_SIZE, stop = start;
+	int n = scan_some(u->pagemap, protect, start, u->address + end * VCFT_PAGE_SIZE, region, REGIONS, &stop);
+	if (n < 0 || stop <= start) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "scanning for written pages: %s", n < 0 ? g_strerror(errno) : "no progress");
+		return -1;
+	}
+	for (int i = 0; i < n; i++) {
+		region[i].start = (region[i].start - u->address) / VCFT_PAGE_SIZE;
+		region[i].end = (region[i].end - u->address) / VCFT_PAGE_SIZE;
+	}
+	*inout_first = (stop - u->address) / VCFT_PAGE_SIZE;
+	return n;
+}
+
+/* Pages [first, end): what is written is added and protected again. */
+static gboolean protect(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
+{
+	while (first < end) {
+		int n = pass(u, UFFD_SCAN_WP_MATCHING, &first, end, u->region, error);
+		if (n < 0)
+			return FALSE;
+		for (int i = 0; i < n; i++)
+			bits_add(out, u->region[i].start, u->region[i].end - u->region[i].start);
+	}
+	return TRUE;
+}
+
+/* The first hot page at or after `first`; ret_after: behind the row of hot pages that it starts. Both are the number of pages if there is none. */
+static uint64_t next_hot(const struct uffd *u, uint64_t first, uint64_t *ret_after)
+{
+	uint64_t n = bits_run(hot_pages(u->hot), &first);
+	*ret_after = first + n;
+	return first;
+}
+
+/* Pages that are written and not hot, no hot one among them: they grow until the next such page is beyond a hot one. */
+struct gap { uint64_t first, end; };
+
+static gboolean gap_grow(struct uffd *u, struct gap *gap, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
+{
+	uint64_t after;
+	if (gap->first < gap->end && next_hot(u, gap->end, &after) < first) {
+		if (!protect(u, gap->first, gap->end, out, error))
+			return FALSE;
+		gap->first = gap->end;
+	}
+	*gap = (struct gap){ gap->first < gap->end ? gap->first : first, end };
+	return TRUE;
+}
+
+/* What was listed as written, without its hot pages. */
+static gboolean gap_add(struct uffd *u, struct gap *gap, const struct uffd_region *region, struct page_bits *out, GError **error)
+{
+	for (uint64_t page = region->start, after; page < region->end; page = after) {
+		uint64_t hot = next_hot(u, page, &after);
+		if (hot > page && !gap_grow(u, gap, page, MIN(hot, region->end), out, error))
+			return FALSE;
+	}
+	return TRUE;
+}
+
+/* An area that starts and ends with hot pages. */
+static gboolean look_between(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
+{
+	struct gap gap = { 0 };
+	while (first < end) {
+		int n = pass(u, 0, &first, end, u->listed, error);
+		if (n < 0)
+			return FALSE;
+		for (int i = 0; i < n; i++)
+			if (!gap_add(u, &gap, &u->listed[i], out, error))
+				return FALSE;
+	}
+	return protect(u, gap.first, gap.end, out, error);
+}
+
+/* The next area at or after `from`: its start is returned. */
+static uint64_t next_area(const struct uffd *u, uint64_t from, uint64_t *ret_end, bool *ret_one_row)
+{
+	uint64_t end, next, after, first = next_hot(u, from, &end);
+	for (*ret_one_row = true; (next = next_hot(u, end, &after)) < after && next - end <= FAR; end = after)
+		*ret_one_row = false;
+	*ret_end = end;
+	return first;
+}
+
+static gboolean scan_around_hot(struct uffd *u, struct page_bits *out, GError **error)
+{
+	bits_merge(out, hot_pages(u->hot)); /* H2 */
+	for (uint64_t from = 0, end; from < out->pages; from = end) {
+		bool one_row;
+		uint64_t area = next_area(u, from, &end, &one_row);
+		if (!protect(u, from, area, out, error) || (!one_row && !look_between(u, area, end, out, error)))
+			return FALSE;
+	}
+	return TRUE;
 }
 
 /* The address space is there. A scan of a process that has ended must not pass for "nothing was written", whatever the kernel says of it. */
@@ -46,30 +159,30 @@ static bool is_alive(const struct uffd *u)
 static gboolean uffd_scan(struct tracker *tracker, struct page_bits *out, GError **error)
 {
 	struct uffd *u = (struct uffd *)tracker;
-	for (uint64_t at = u->address, end = u->address + u->bytes, next; at < end; at = next) {
-		int n = scan_some(u->pagemap, at, end, u->region, REGIONS, &next);
-		if (n < 0 || next <= at) {
-			g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "scanning for written pages: %s", n < 0 ? g_strerror(errno) : "no progress");
-			return FALSE;
-		}
-		for (int i = 0; i < n; i++)
-			bits_add(out, (u->region[i].start - u->address) / VCFT_PAGE_SIZE,
-			         (u->region[i].end - u->region[i].start) / VCFT_PAGE_SIZE);
-	}
+	if (!(u->hot ? scan_around_hot(u, out, error) : protect(u, 0, out->pages, out, error)))
+		return FALSE;
 	if (is_alive(u))
 		return TRUE;
 	g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "scanning for written pages: QEMU has ended");
 	return FALSE;
 }
 
+static void uffd_captured(struct tracker *tracker, struct page_set *set)
+{
+	struct uffd *u = (struct uffd *)tracker;
+	if (u->hot)
+		hot_captured(u->hot, set);
+}
+
 static void uffd_free(struct tracker *tracker)
 {
 	struct uffd *u = (struct uffd *)tracker;
 	close(u->pagemap);
+	hot_free(u->hot);
 	g_free(u);
 }
 
-static const struct tracker_ops uffd_ops = { "uffd", true, uffd_scan, uffd_free };
+static const struct tracker_ops uffd_ops = { "uffd", true, uffd_scan, uffd_captured, uffd_free };
 
 static const char *step_name(uint32_t step)
 {
@@ -93,22 +206,28 @@ static gboolean read_answer(int tell_fd, const struct memory *memory, struct pre
 	return FALSE;
 }
 
-struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, GError **error)
+static int open_pagemap(pid_t pid, GError **error)
 {
-	struct preload_answer answer;
-	if (!read_answer(tell_fd, memory, &answer, error))
-		return NULL;
 	g_autofree char *path = g_strdup_printf("/proc/%d/pagemap", (int)pid);
 	int pagemap = open(path, O_RDONLY | O_CLOEXEC);
-	if (pagemap < 0) {
+	if (pagemap < 0)
 		g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "%s: %s", path, g_strerror(errno));
+	return pagemap;
+}
+
+struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, struct hot *hot, GError **error)
+{
+	struct preload_answer answer;
+	int pagemap = read_answer(tell_fd, memory, &answer, error) ? open_pagemap(pid, error) : -1;
+	if (pagemap < 0) {
+		hot_free(hot);
 		return NULL;
 	}
 	struct uffd *u = g_new0(struct uffd, 1);
 	u->tracker.ops = &uffd_ops;
 	u->pagemap = pagemap;
 	u->address = answer.address;
-	u->bytes = memory->bytes;
+	u->hot = hot;
 	return &u->tracker;
 }
 
@@ -158,7 +277,7 @@ static const char *probe_scan(int pagemap, volatile uint8_t *map)
 	struct uffd_region region[2];
 	uint64_t start = (uintptr_t)map, end;
 	map[VCFT_PAGE_SIZE] = 1;
-	int n = scan_some(pagemap, start, start + 2 * VCFT_PAGE_SIZE, region, 2, &end);
+	int n = scan_some(pagemap, UFFD_SCAN_WP_MATCHING, start, start + 2 * VCFT_PAGE_SIZE, region, 2, &end);
 	if (n < 0)
 		return g_strerror(errno);
 	bool right = n == 1 && region[0].start == start + VCFT_PAGE_SIZE && region[0].end == start + 2 * VCFT_PAGE_SIZE;

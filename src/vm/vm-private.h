@@ -26,7 +26,7 @@ struct vm {
 	enum vm_method method;
 	char *fifo_path, *state_path;  /* where QEMU writes its device state: either way of capture.c */
 	int fifo;                      /* our end of the FIFO while a command that writes to it is open; else -1 */
-	bool verify;
+	bool verify, hot_pages;        /* of its spec */
 	bool off;                      /* V5 */
 	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
 	bool kvm;

@@ -53,6 +53,7 @@ struct vm_spec {
 	const char *console_log;               /* its output is appended here too */
 	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
 	bool verify;                           /* hash RAM in each capture */
+	bool hot_pages;                        /* pages written in every epoch stay unprotected and are compared (track-hot.h) */
 	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
 };
 

@@ -8,7 +8,7 @@
 
 static const char good[] =
 	"cluster: demo\n"                                                    /* 1 */
-	"checkpoint: { interval: 250ms, backups: 1 }\n"                      /* 2 */
+	"checkpoint: { interval: 250ms, backups: 1, hot_pages: false }\n"    /* 2 */
 	"degraded: hold\n"                                                   /* 3 */
 	"verify: true\n"                                                     /* 4 */
 	"hosts:\n"                                                           /* 5 */
@@ -65,7 +65,7 @@ static void test_good(void)
 	g_assert_cmpstr(c->name, ==, "demo");
 	g_assert_cmpint(c->interval, ==, 250 * NSEC_PER_MSEC);
 	g_assert_cmpuint(c->backups, ==, 1);
-	g_assert_true(c->hold_when_degraded && c->verify);
+	g_assert_true(c->hold_when_degraded && c->verify && !c->hot_pages);
 	g_assert_cmpuint(c->host_count, ==, 2);
 	g_assert_cmpstr(c->hosts[1].name, ==, "host2");
 	g_assert_cmpstr(c->hosts[1].address, ==, "10.77.0.2");
@@ -110,9 +110,10 @@ static void test_defaults(void)
 	g_assert_cmpint(c->interval, ==, 100 * NSEC_PER_MSEC);
 	g_assert_cmpuint(c->backups, ==, 0);
 	g_assert_false(c->hold_when_degraded || c->verify);
+	g_assert_true(c->hot_pages);
 	g_assert_cmpuint(c->host_count + c->network_count + c->vms[0].nic_count + c->vms[0].disk_count, ==, 0);
 	config_cluster_free(c);
-	g_autofree char *text = changed("checkpoint: { interval: 250ms, backups: 1 }\n", "");
+	g_autofree char *text = changed("checkpoint: { interval: 250ms, backups: 1, hot_pages: false }\n", "");
 	c = parse(text, NULL);
 	g_assert_cmpuint(c->backups, ==, 1);
 	config_cluster_free(c);
@@ -149,7 +150,7 @@ static void test_c4_macs(void)
 static const struct { const char *was, *is, *message; } bad[] = {
 	/* keys and kinds */
 	{ "memory: 256M", "memroy: 256M", "c.yaml:13: unknown key 'memroy' in an entry of 'vms'; expected one of: " VM_KEYS },
-	{ "interval:", "intervall:", "c.yaml:2: unknown key 'intervall' in 'checkpoint'; expected one of: interval, backups" },
+	{ "interval:", "intervall:", "c.yaml:2: unknown key 'intervall' in 'checkpoint'; expected one of: interval, backups, hot_pages" },
 	{ "cluster: demo", "cluster: demo\nHosts: []", "c.yaml:2: unknown key 'Hosts' in the file; expected one of: " FILE_KEYS },
 	{ "cpus: 2", "cpus: 2\n    cpus: 3", "c.yaml:15: 'cpus' is given twice in an entry of 'vms', first on line 14; expected once" },
 	{ "    memory: 1G\n", "", "c.yaml:24: 'memory' is missing in an entry of 'vms'; expected it here" },
@@ -161,8 +162,8 @@ static const struct { const char *was, *is, *message; } bad[] = {
 	{ "cpus: 2", "cpus: -2", "c.yaml:14: 'cpus' is '-2'; expected a whole number, 0 to 4294967295" },
 	{ "cpus: 2", "cpus: two", "c.yaml:14: 'cpus' is 'two'; expected a whole number, 0 to 4294967295" },
 	{ "cpus: 2", "? [ a ]\n    : 2", "c.yaml:14: unknown key 'a list' in an entry of 'vms'; expected one of: " VM_KEYS },
-	{ "checkpoint: { interval: 250ms, backups: 1 }", "checkpoint: 250ms",
-	  "c.yaml:2: 'checkpoint' is a single value; expected a mapping with keys of: interval, backups" },
+	{ "checkpoint: { interval: 250ms, backups: 1, hot_pages: false }", "checkpoint: 250ms",
+	  "c.yaml:2: 'checkpoint' is a single value; expected a mapping with keys of: interval, backups, hot_pages" },
 	{ "disks: [ { image: node1.qcow2 } ]", "disks: node1.qcow2",
 	  "c.yaml:20: 'disks' is a single value; expected a list, [ ... ] or lines that start with '-'" },
 	{ "[ { image: node1.qcow2 } ]", "[ node1.qcow2 ]", "c.yaml:20: an entry of 'disks' is a single value; expected a mapping with keys of: image" },

@@ -41,7 +41,7 @@ struct guest guest_new(const char *run)
 	g.spec = (struct vm_spec){
 		.name = "t", .memory_bytes = 96u << 20, .cpus = 1, .kernel = guest_file("vmlinuz"), .initrd = guest_file("tiny.cpio.gz"),
 		.append = g.append, .ram_path = g.ram, .run_dir = g.dir, .console_socket = g.console, .console_log = g.log,
-		.preload = g_getenv("VIRTCFT_PRELOAD"), .verify = true,
+		.preload = g_getenv("VIRTCFT_PRELOAD"), .verify = true, .hot_pages = true,
 	};
 	/* As the agent does it, where this test is root's and the user is there. */
 	g_autoptr(GError) error = NULL;

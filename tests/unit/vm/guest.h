@@ -16,7 +16,7 @@ struct guest {
 };
 
 bool guest_requires(void);
-/* A spec for 96 MiB, 1 vCPU, no devices, the uffd tracker, verify on. run: commands at boot (see guests/README.md), or NULL. */
+/* A spec for 96 MiB, 1 vCPU, no devices, the uffd tracker, verify and hot pages on. run: commands at boot (see guests/README.md), or NULL. */
 struct guest guest_new(const char *run);
 /* Power on (state NULL) or restore, without run(). */
 void guest_start(struct guest *g, const uint8_t *state, size_t bytes);
