@@ -2,20 +2,21 @@
  *
  *   bench-hot PAGES INTERVAL_MS TURNS
  *
- * In each turn the same guest runs alone and captured, then another one with the rule turned off; each phase is so many seconds of the host's
- * clock. Captures only: nothing is sent anywhere. Prints a line for each turn and, at the end, medians. Work is counted by the host's clock, and by
- * the CPU time that QEMU had, times the share of the time in which the guest was not paused: the second one holds on a machine that has other
- * work as well. */
+ * In each turn one guest with the rule, then one without it; in each, phases alone and captured alternate. Captures only: nothing is sent anywhere.
+ * Work is counted by the host's clock, and as the share of the time in which the guest was not paused, times the share of QEMU's CPU time that
+ * was not the kernel's, against that when alone: that holds on a machine whose other work makes the clock useless. Prints a line for each phase and, at
+ * the end, medians. */
 #include "guest.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#define PHASE (4 * NSEC_PER_SEC)
+#define PHASE (2 * NSEC_PER_SEC)
+#define PHASES 4
 #define ROOM 4096
 
-struct figures { double share[64], cpu_share[64], pause[ROOM], scan[ROOM], pages[ROOM]; size_t shares, captures; };
+struct figures { double share[256], cpu_share[256], faults[256], pause[ROOM], scan[ROOM], pages[ROOM]; size_t shares, captures; };
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -29,35 +30,40 @@ static double median(double *value, size_t n)
 	return n ? value[n / 2] : 0;
 }
 
-/* A moment of the guest: how many pages it has written, and when that was by either clock. */
-struct moment { uint64_t pages; nsec_t clock, cpu; };
+/* A moment of the guest: how many pages it has written, when that was, and what QEMU has had of page faults and of CPU time (ticks). */
+struct moment { uint64_t pages, faults, user, kernel; nsec_t clock; };
 
-static nsec_t cpu_of(pid_t pid)
+/* Fields 10, 14 and 15 of proc_pid_stat(5); the name in field 2 has no spaces. */
+static void look_at_process(pid_t pid, struct moment *m)
 {
-	clockid_t clock;
-	struct timespec t;
-	g_assert_cmpint(clock_getcpuclockid(pid, &clock), ==, 0);
-	g_assert_cmpint(clock_gettime(clock, &t), ==, 0);
-	return t.tv_sec * NSEC_PER_SEC + t.tv_nsec;
+	g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int)pid), *text = NULL;
+	g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+	g_auto(GStrv) field = g_strsplit(text, " ", 16);
+	m->faults = g_ascii_strtoull(field[9], NULL, 10);
+	m->user = g_ascii_strtoull(field[13], NULL, 10);
+	m->kernel = g_ascii_strtoull(field[14], NULL, 10);
 }
 
 static struct moment look(struct guest *g)
 {
 	guest_forget(g);
 	g_autofree char *said = guest_expect(g, "memwriter ok pages=");
-	return (struct moment){ g_ascii_strtoull(said, NULL, 10), clock_now(), cpu_of(vmm_qemu.pid(g->vm)) };
+	struct moment m = { .pages = g_ascii_strtoull(said, NULL, 10), .clock = clock_now() };
+	look_at_process(vmm_qemu.pid(g->vm), &m);
+	return m;
 }
 
-/* Pages a second of either clock. */
-struct rate { double clock, cpu; };
+/* Pages a second; the guest's part of QEMU's CPU time; faults in all. */
+struct rate { double clock, guest, faults; };
 
 static struct rate phase(struct guest *g)
 {
 	struct moment first = look(g), last = first;
 	while (last.clock < first.clock + PHASE)
 		last = look(g);
-	double pages = (double)(last.pages - first.pages) * 1e9;
-	return (struct rate){ pages / (double)(last.clock - first.clock), pages / (double)(last.cpu - first.cpu) };
+	double user = (double)(last.user - first.user), kernel = (double)(last.kernel - first.kernel);
+	return (struct rate){ (double)(last.pages - first.pages) * 1e9 / (double)(last.clock - first.clock), user / (user + kernel),
+		              (double)(last.faults - first.faults) };
 }
 
 static void note(struct figures *f, const struct capture *c)
@@ -91,6 +97,20 @@ static double median_from(const struct figures *f, size_t first)
 	return median(copy, f->captures - first);
 }
 
+static struct rate phase_captured(struct guest *g, nsec_t interval, struct figures *f, double *ret_running)
+{
+	struct along a = { g, interval, f, false };
+	GThread *thread = g_thread_new("captures", capture_all_along, &a);
+	g_free(guest_expect(g, "memwriter ok"));
+	size_t before = f->captures;
+	struct rate captured = phase(g);
+	captured.faults /= (double)MAX(f->captures - before, 1);
+	*ret_running = 1 - median_from(f, before) * 1e3 / (double)interval;
+	__atomic_store_n(&a.stop, true, __ATOMIC_RELEASE);
+	g_thread_join(thread);
+	return captured;
+}
+
 static void turn(const char *run, nsec_t interval, bool hot, struct figures *f)
 {
 	struct guest g = guest_new(run);
@@ -99,28 +119,25 @@ static void turn(const char *run, nsec_t interval, bool hot, struct figures *f)
 	guest_boot(&g);
 	g_free(guest_expect(&g, "memwriter ok"));
 	struct rate alone = phase(&g);
-	struct along a = { &g, interval, f, false };
-	GThread *thread = g_thread_new("captures", capture_all_along, &a);
-	g_free(guest_expect(&g, "memwriter ok"));
-	size_t before = f->captures;
-	struct rate captured = phase(&g);
-	double running = 1 - median_from(f, before) * 1e3 / (double)interval;
-	__atomic_store_n(&a.stop, true, __ATOMIC_RELEASE);
-	g_thread_join(thread);
-	struct rate after = phase(&g);
-	f->share[f->shares] = captured.clock / ((alone.clock + after.clock) / 2);
-	f->cpu_share[f->shares++] = captured.cpu / ((alone.cpu + after.cpu) / 2) * running;
-	printf("hot pages %-3s  pages per s of QEMU's CPU time: alone %8.0f  captured %8.0f  alone %8.0f; running %.3f\n", hot ? "on" : "off",
-	       alone.cpu, captured.cpu, after.cpu, running);
+	for (unsigned i = 0; i < PHASES; i++) {
+		double running;
+		struct rate captured = phase_captured(&g, interval, f, &running), after = phase(&g);
+		f->share[f->shares] = captured.clock / ((alone.clock + after.clock) / 2);
+		f->cpu_share[f->shares] = captured.guest / ((alone.guest + after.guest) / 2) * running;
+		f->faults[f->shares++] = captured.faults;
+		printf("hot pages %-3s  guest's part of CPU time: alone %.3f, captured %.3f, alone %.3f; running %.3f; %.0f faults an epoch\n", hot ? "on" : "off",
+		       alone.guest, captured.guest, after.guest, running, captured.faults);
+		alone = after;
+	}
 	fflush(stdout);
 	guest_stop(&g);
 }
 
 static void say(const char *what, struct figures *f)
 {
-	double share = median(f->share, f->shares), cpu = median(f->cpu_share, f->shares), pause = median(f->pause, f->captures);
-	printf("hot pages %-3s  work of unprotected: %.3f (clock), %.3f (CPU time); pause %.0f us, scan %.0f us, %.0f pages (medians, %zu captures)\n", what, share, cpu, pause,
-	       median(f->scan, f->captures), median(f->pages, f->captures), f->captures);
+	printf("hot pages %-3s  work of unprotected: %.3f (clock), %.3f (CPU time); %.0f faults an epoch; pause %.0f us, scan %.0f us, %.0f pages "
+	       "(medians, %zu captures)\n", what, median(f->share, f->shares), median(f->cpu_share, f->shares), median(f->faults, f->shares),
+	       median(f->pause, f->captures), median(f->scan, f->captures), median(f->pages, f->captures), f->captures);
 }
 
 int main(int argc, char **argv)
