@@ -1,0 +1,58 @@
+"""cluster.py - what the parts of the bench ask of a cluster in the lab: its pauses, bare pauses, commits; and the words of the guests' programs.
+
+The lab is VIRTCFT_LAB's, or "bench".
+"""
+
+import json
+import os
+import re
+import subprocess
+
+import vcft
+
+LAB = os.environ.get("VIRTCFT_LAB", "bench")
+DISK_MIB = 64
+
+
+def empty_disk(out):
+    """A disk for guests that boot without one; QEMU's device state is that of a VM with a disk then."""
+    path = os.path.join(out, "empty.qcow2")
+    if not os.path.exists(path):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, f"{DISK_MIB}M"], check=True)
+    return path
+
+
+def bring_up(lab, vms, interval, networks=(vcft.LAN,)):
+    """A cluster whose guests have booted and, if it is checkpointed, all have their backup."""
+    cluster = vcft.Cluster(lab, vms, networks=networks, interval=interval, verify=False, name="bench").up(timeout=120)
+    cluster.wait_ready(180)
+    if interval.endswith("ms") or int(interval.rstrip("s")) < 60:
+        cluster.wait_protected(timeout=120)
+    return cluster
+
+
+def bare_pauses(cluster, vm, count):
+    """Freezes of the bare three commands, µs, in the VM's own QEMU, between its checkpoints."""
+    host = cluster.host_of(vm)
+    return json.loads(cluster.lab.exec(host, "virtcft", "checkpoint", "--json", "--bare", vm, str(count), timeout=120))["pause_us"]
+
+
+def commits(events, since, until=None):
+    """Committed checkpoints in a stretch of time, of this host's events."""
+    return events.all("checkpoint-committed", lambda e: until is None or e["time"] <= until, since)
+
+
+def committed(events, vm, since, until=None):
+    """The VM's rows of them: pause_us, dirty_pages, raw_bytes, sent_bytes. Only its own host says them."""
+    return [e["vms"][vm] for e in commits(events, since, until) if vm in e["vms"]]
+
+
+def wait_commits(events, count, timeout, since=None):
+    """So many more checkpoints."""
+    since = vcft.now() if since is None else since
+    vcft.wait_until(f"{count} checkpoints", lambda: len(commits(events, since)) >= count, timeout, step=0.1)
+
+
+def pinger_windows(text):
+    """Of each hundred answers: median_us, p99_us, max_us."""
+    return [{key: float(value) for key, value in re.findall(r"(\w+_us)=([\d.]+)", line)} for line in text.splitlines() if "median_us=" in line]
