@@ -1,6 +1,6 @@
 """cluster.py - what the parts of the bench ask of a cluster in the lab: its pauses, bare pauses, commits; and the words of the guests' programs.
 
-The lab is VIRTCFT_LAB's, or "bench".
+The lab is VIRTCFT_LAB's, or "bench". Every case has a lab of its own, and ends with it: nothing of one case is left for the next.
 """
 
 import json
@@ -20,6 +20,15 @@ def empty_disk(out):
     if not os.path.exists(path):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, f"{DISK_MIB}M"], check=True)
     return path
+
+
+def need_memory(memory):
+    """A VM's RAM, its shadow and its image must have room (they are on tmpfs), and something must be left."""
+    needed = 3.3 * int(memory[:-1]) * {"M": 1 << 20, "G": 1 << 30}[memory[-1]]
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    if free < needed:
+        raise RuntimeError(f"a VM of {memory} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
 def bring_up(lab, vms, interval, networks=(vcft.LAN,)):
@@ -51,6 +60,24 @@ def wait_commits(events, count, timeout, since=None):
     """So many more checkpoints."""
     since = vcft.now() if since is None else since
     vcft.wait_until(f"{count} checkpoints", lambda: len(commits(events, since)) >= count, timeout, step=0.1)
+
+
+class Client:
+    """bench/client beyond the uplink; it asks until answers() is called, or the lab ends."""
+
+    def __init__(self, lab, out, address, interval_ms):
+        self.out = os.path.join(out, "client.json")
+        program = os.path.join(os.path.dirname(os.path.realpath(__file__)), "client")
+        self.process = lab.outside_popen(program, address, str(interval_ms), self.out)
+        if self.process.stdout.readline().strip() != "answered":
+            raise RuntimeError("the client outside got no answer")
+
+    def answers(self):
+        """[asked ns, answered ns] of each question that was answered."""
+        self.process.stdin.close()
+        self.process.wait(30)
+        with open(self.out, encoding="utf-8") as file:
+            return json.load(file)
 
 
 def pinger_windows(text):

@@ -3,7 +3,7 @@
     with Qemu(folder, memory="256M", run=["beat work"]) as qemu:
         qemu.wait_console("^beat n="); qemu.call("stop"); qemu.stops(since)
 
- Z1 The devices are those of src/vm/command.c: pc, a RAM file that is shared, one virtio disk, one virtio NIC (nobody on its other end).
+ Z1 The devices are those of src/vm/command.c: pc, a RAM file that is shared, one virtio disk, one virtio NIC (on its other end `join`, or nobody).
  Z2 What was started ends with the object.
 """
 
@@ -100,37 +100,33 @@ def run_words(run):
 class Qemu:
     """One QEMU with the tiny guest; `arguments` are added."""
 
-    def __init__(self, folder, memory="256M", run=(), arguments=(), disk=True, name="plain", share=True):
-        self.folder, self.name = folder, name
+    def __init__(self, folder, memory="256M", run=(), arguments=(), name="plain", number=1, join=None):
+        self.folder, self.name, self.disk = folder, name, os.path.join(folder, f"{name}.qcow2")
         self.ram = os.path.join("/dev/shm", f"virtcft-bench-{os.getpid()}-{name}.ram")
         self.console = os.path.join(folder, f"{name}.console")
         if os.path.exists(self.console):
             os.unlink(self.console)
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(self._command(memory, run, disk, share, theirs.fileno()) + list(arguments),
+            nic = f"server=off,addr.type=unix,addr.path={join.ram}.nic" if join else f"server=on,addr.type=unix,addr.path={self.ram}.nic"
+            self.process = subprocess.Popen(self._command(memory, run, number, nic, theirs.fileno()) + list(arguments),
                                             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self.monitor = Monitor(ours)
         self.call, self.wait_event, self.stops = self.monitor.call, self.monitor.wait_event, self.monitor.stops
 
-    def _command(self, memory, run, disk, share, qmp_fd):
-        command = ["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-name", self.name,
-                   "-machine", "pc,accel=tcg,memory-backend=ram0,suppress-vmdesc=on",
-                   "-object", f"memory-backend-file,id=ram0,mem-path={self.ram},size={memory},share={'on' if share else 'off'}",
-                   "-cpu", "qemu64", "-smp", "1", "-m", memory, "-kernel", f"{vcft.GUESTS}/vmlinuz", "-initrd", f"{vcft.GUESTS}/tiny.cpio.gz",
-                   "-append", f"{vcft.APPEND} vcft.name={self.name} vcft.ip0=10.79.0.1/24{run_words(run)}",
-                   "-chardev", f"socket,id=qmp0,fd={qmp_fd}", "-mon", "chardev=qmp0,mode=control",
-                   "-chardev", f"null,id=con0,logfile={self.console}", "-serial", "chardev:con0",
-                   "-netdev", f"stream,id=n0,server=on,addr.type=unix,addr.path={self.ram}.nic", "-device", "virtio-net-pci,id=nic0,netdev=n0,romfile=,mac=52:54:00:00:00:01"]
-        if disk:
-            self.disk = os.path.join(self.folder, f"{self.name}.qcow2")
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.disk, f"{DISK_MIB}M"], check=True)
-            command += ["-blockdev", f"driver=qcow2,node-name=d0,file.driver=file,file.filename={self.disk},cache.no-flush=on",
-                        "-device", "virtio-blk-pci,id=disk0,drive=d0"]
-        return command
-
-    def hmp(self, line):
-        return self.call("human-monitor-command", command_line=line)
+    def _command(self, memory, run, number, nic, qmp_fd):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.disk, f"{DISK_MIB}M"], check=True)
+        mac = vcft.mac(0, number)
+        return ["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-name", self.name,
+                "-machine", "pc,accel=tcg,memory-backend=ram0,suppress-vmdesc=on",
+                "-object", f"memory-backend-file,id=ram0,mem-path={self.ram},size={memory},share=on",
+                "-cpu", "qemu64", "-smp", "1", "-m", memory, "-kernel", f"{vcft.GUESTS}/vmlinuz", "-initrd", f"{vcft.GUESTS}/tiny.cpio.gz",
+                "-append", f"{vcft.APPEND} vcft.name={self.name} vcft.ip0={vcft.lan_address(number)}/24@{mac}{run_words(run)}",
+                "-chardev", f"socket,id=qmp0,fd={qmp_fd}", "-mon", "chardev=qmp0,mode=control",
+                "-chardev", f"null,id=con0,logfile={self.console}", "-serial", "chardev:con0",
+                "-netdev", f"stream,id=n0,{nic}", "-device", f"virtio-net-pci,id=nic0,netdev=n0,romfile=,rx_queue_size=1024,mac={mac}",
+                "-blockdev", f"driver=qcow2,node-name=d0,file.driver=file,file.filename={self.disk},cache.no-flush=on",
+                "-device", "virtio-blk-pci,id=disk0,drive=d0"]
 
     def console_text(self):
         with open(self.console, encoding="utf-8", errors="replace") as file:
@@ -145,6 +141,6 @@ class Qemu:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
-        for path in (self.ram, f"{self.ram}.nic", getattr(self, "disk", None)):
-            if path and os.path.exists(path):
+        for path in (self.ram, f"{self.ram}.nic", self.disk):
+            if os.path.exists(path):
                 os.unlink(path)

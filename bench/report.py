@@ -2,15 +2,18 @@
 
 A part is a module with measure(out) -> Part; what it found is kept in build/bench/parts/NAME.json, so that a run can go on where another one ended.
 build/bench/report.json is made of all of them: bars [{bar, name, value, limit, unit, holds}], raw (one object a measurement), parts [{name, at,
-seconds}]: figures are compared only within a part, so that both sides of every ratio were measured in one run.
+seconds, load_before, load_after, processors}]: figures are compared only within a part, so that both sides of every ratio were measured in one run.
 """
 
+import contextlib
 import json
 import os
 import statistics
 import time
+import traceback
 
 median = statistics.median
+PART_KEYS = ("name", "at", "seconds", "load_before", "load_after", "processors")
 
 
 def quantile(values, q):
@@ -23,7 +26,7 @@ class Part:
 
     def __init__(self, name):
         self.name, self.bars, self.raw, self.notes = name, [], [], []
-        self.started = time.monotonic()
+        self.started, self.load_before = time.monotonic(), os.getloadavg()[0]
 
     def bar(self, number, name, value, limit, unit, at_least=False):
         holds = value >= limit if at_least else value <= limit
@@ -34,6 +37,15 @@ class Part:
         """A figure without a limit, or why there is none."""
         self.notes.append(text)
         self.say(text)
+
+    @contextlib.contextmanager
+    def attempt(self, what):
+        """A case that fails is a note; the cases after it are measured."""
+        try:
+            yield
+        except Exception as error:      # noqa: BLE001 - whatever it was
+            traceback.print_exc()
+            self.note(f"{what}: NOT MEASURED: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
 
     def keep(self, what, **values):
         self.raw.append({"what": what, **values})
@@ -46,6 +58,7 @@ class Part:
         os.makedirs(folder, exist_ok=True)
         write_json(os.path.join(folder, f"{self.name}.json"), {
             "name": self.name, "at": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": round(time.monotonic() - self.started, 1),
+            "load_before": self.load_before, "load_after": os.getloadavg()[0], "processors": os.cpu_count(),
             "bars": self.bars, "raw": self.raw, "notes": self.notes})
 
 
@@ -68,7 +81,7 @@ def write_report(out, names):
     """From all parts of these names that were ever measured; the bars."""
     found = [part for part in (read_part(out, name) for name in names) if part]
     report = {"bars": [bar for part in found for bar in part["bars"]], "notes": [note for part in found for note in part["notes"]],
-              "parts": [{key: part[key] for key in ("name", "at", "seconds")} for part in found],
+              "parts": [{key: part[key] for key in PART_KEYS} for part in found],
               "raw": [{"part": part["name"], **raw} for part in found for raw in part["raw"]]}
     write_json(os.path.join(out, "report.json"), report)
     return report

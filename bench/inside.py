@@ -1,0 +1,90 @@
+"""inside.py - bar 5: what two VMs on two hosts see of each other, checkpointed every 100 ms and unprotected; and the switch beside a bare pair.
+
+    ping (host1) ──switch──tunnel (TLS)──switch── echo (host2)      datagrams every 4 ms; then 8 MiB by TCP (dd | nc)
+
+ B5 round trip: median <= 1.05 x, p99 <= 1.5 x + one pause; throughput >= 0.95 x: checkpointed against unprotected, clusters in turns. Time is the
+    guest's for round trips, this machine's for throughput (from the command on the console to its end, less that of `true`).
+    The switch: both VMs on one host, unprotected, against two QEMUs joined directly (-netdev stream): throughput >= 0.9 x, by the guest's `time`.
+
+What one-VM systems do, all output held until commit, is no mode of VirtCFT: what it would cost is bar 6, a round trip for each held hop.
+"""
+
+import re
+import time
+
+import qemu
+import vcft
+from cluster import LAB, bring_up, committed, pinger_windows
+from report import Part, median
+
+UNPROTECTED, CHECKPOINTED = "600s", "100ms"
+TURNS, PING_MS, PINGS = 2, 4, 1500
+PORT, BLOCKS = 5001, 128
+SEND = f"time sh -c 'dd if=/dev/zero bs=64k count={BLOCKS} 2> /dev/null | nc {vcft.lan_address(2)} {PORT}'"
+SERVE = ["pinger serve 7", f"nc -ll -p {PORT} -e sh -c 'cat > /dev/null'"]
+TOOK = r"real\s+(\d+)m ([\d.]+)s"
+
+
+def machines(echo_host):
+    return [vcft.tiny_vm("ping", 1, "host1", neighbours=[2], memory="256M"), vcft.tiny_vm("echo", 2, echo_host, SERVE, neighbours=[1], memory="256M")]
+
+
+def timed(console, command):
+    start = time.monotonic()
+    text = console.run("host1", command, timeout=180)
+    return time.monotonic() - start, text
+
+
+def one_turn(interval):
+    with vcft.Lab(3, name=LAB) as lab:
+        cluster = bring_up(lab, machines("host2"), interval)
+        events, console, start = cluster.events("host1"), cluster.console("ping"), vcft.now()
+        windows = pinger_windows(console.run("host1", f"pinger {vcft.lan_address(2)}:7 {PING_MS} {PINGS}", timeout=120))[1:]
+        empty = timed(console, "true")[0]
+        took = timed(console, SEND)[0] - empty
+        return {"median_us": median([w["median_us"] for w in windows]), "p99_us": median([w["p99_us"] for w in windows]),
+                "mbit_per_s": BLOCKS * 65536 * 8 / 1e6 / took, "pause_us": [row["pause_us"] for row in committed(events, "ping", start)]}
+
+
+def through_switch():
+    """Both on one host, Mbit/s."""
+    with vcft.Lab(3, name=LAB) as lab:
+        cluster = bring_up(lab, machines("host1"), UNPROTECTED)
+        return speed(timed(cluster.console("ping"), SEND)[1])
+
+
+def joined_directly(out):
+    run = [f"until nc {vcft.lan_address(2)} {PORT} < /dev/null; do :; done; {SEND}"]
+    with qemu.Qemu(out, run=SERVE, name="echo", number=2) as echo, qemu.Qemu(out, run=run, name="ping", join=echo) as ping:
+        return speed(ping.wait_console(TOOK, 120).group(0))
+
+
+def speed(text):
+    minutes, seconds = re.search(TOOK, text).groups()
+    return BLOCKS * 65536 * 8 / 1e6 / (60 * int(minutes) + float(seconds))
+
+
+def judge(part, found):
+    on, off = ({key: median([turn[key] for turn in found[interval]]) for key in ("median_us", "p99_us", "mbit_per_s")}
+               for interval in (CHECKPOINTED, UNPROTECTED))
+    pause = median([p for turn in found[CHECKPOINTED] for p in turn["pause_us"]])
+    part.bar("5", f"round trip inside: {on['median_us']:.0f} µs checkpointed / {off['median_us']:.0f} µs", on["median_us"] / off["median_us"], 1.05, "x")
+    part.bar("5", f"round trip inside, p99: {on['p99_us']:.0f} µs / {off['p99_us']:.0f} µs (a pause is {pause:.0f} µs)", on["p99_us"] / off["p99_us"],
+             1.5 + pause / off["p99_us"], "x")
+    part.bar("5", f"TCP inside: {on['mbit_per_s']:.0f} Mbit/s / {off['mbit_per_s']:.0f} Mbit/s", on["mbit_per_s"] / off["mbit_per_s"], 0.95, "x", at_least=True)
+
+
+def measure(out):
+    part, found = Part("inside"), {UNPROTECTED: [], CHECKPOINTED: []}
+    for _ in range(TURNS):
+        for interval, turns in found.items():
+            with part.attempt(f"5 network inside, interval {interval}"):
+                turns.append(one_turn(interval))
+                part.keep("inside", interval=interval, **turns[-1])
+    if all(found.values()):
+        judge(part, found)
+    with part.attempt("5 the switch beside a pair joined directly"):
+        switch, direct = through_switch(), joined_directly(out)
+        part.keep("switch", switch_mbit_per_s=switch, direct_mbit_per_s=direct)
+        part.bar("5", f"the switch: {switch:.0f} Mbit/s / joined directly {direct:.0f} Mbit/s", switch / direct, 0.9, "x", at_least=True)
+    return part

@@ -1,0 +1,98 @@
+"""recovery.py - bar 7: a host is killed; when does everything run again, and when does the outside hear of it?
+
+    client ──outside──► echo (host2, lan and wan)      left (host1)      mate (host2: 256 MiB, or 4 GiB)      third (host3)      every 100 ms
+
+host2 is killed with every process and its link; a new cluster for each kill. A datagram every 5 ms from beyond the uplink to echo.
+
+ B7 detection to all VMs running: <= 500 ms; with a mate of 4 GiB <= 1.2 x that with one of 256 MiB
+    the survivor left: from the start of the recovery to its first beat (guests/src/beat.c) after it was put back: <= 250 ms
+    kill to the first answer that ends the outage as the client sees it: <= 1.6 s
+"""
+
+import os
+import time
+
+import vcft
+from cluster import LAB, Client, bring_up, need_memory, wait_commits
+from report import Part, median
+from watch import Watch
+
+KILLS = {"256M": 3, "4G": 1}
+VICTIM, SURVIVORS = "host2", ("host1", "host3")
+ASK_MS, BEFORE_S, AFTER_S = 5, 1.0, 2.0
+
+
+def machines(mate_memory):
+    return [
+        vcft.tiny_vm("left", 1, "host1", ["beat"], memory="256M"),
+        vcft.tiny_vm("echo", 2, VICTIM, ["pinger serve 7"], ("lan", "wan"), memory="256M"),
+        vcft.tiny_vm("mate", 3, VICTIM, ["memwriter 1000 1000"], memory=mate_memory),
+        vcft.tiny_vm("third", 4, "host3", memory="256M"),
+    ]
+
+
+def outage(answers, killed):
+    """From the kill to the end of the longest time without an answer around it, ms."""
+    times = sorted(answered for _, answered in answers)
+    start, end = max(((a, b) for a, b in zip(times, times[1:]) if b > killed), key=lambda pair: pair[1] - pair[0])
+    return (end - killed) / 1e6, (end - start) / 1e6
+
+
+def first_beat(beats, killed):
+    """Of the survivor after its longest silence since the kill, ms after it."""
+    pairs = [(a[0], b[0]) for a, b in zip(beats, beats[1:]) if b[0] > killed]
+    return (max(pairs, key=lambda pair: pair[1] - pair[0])[1] - killed) / 1e6
+
+
+def strike(lab, events):
+    """Kills; the moments of the recovery, ms after the kill."""
+    killed = lab.kill(VICTIM)
+    moments = {}
+    for name, event, choose in (("lost", "host-lost", min), ("started", "recovery-started", min), ("running", "recovery-finished", max)):
+        times = [events[host].wait_for(event, since=killed, timeout=60)["time"] for host in SURVIVORS]
+        moments[name] = (choose(times) - killed) / 1e6
+    return killed, moments
+
+
+def one_kill(part, lab, out, memory):
+    cluster = bring_up(lab, machines(memory), "100ms", (vcft.LAN, vcft.WAN))
+    events = {host: cluster.events(host) for host in SURVIVORS}
+    client = Client(lab, out, f"{vcft.wan_address(2)}:7", ASK_MS)
+    with Watch("/dev/shm/virtcft/left/ram.*", os.path.join(out, "beats.json"), [vcft.LAB_PROGRAM, "exec", "host1", "--"], lab.environment) as watch:
+        time.sleep(BEFORE_S)
+        killed, moments = strike(lab, events)
+        wait_commits(events["host1"], 3, 60)
+        time.sleep(AFTER_S)
+        beats = watch.rows()
+    answers = client.answers()
+    outside, gap = outage(answers, killed)
+    rollback = first_beat(beats, killed) - moments["started"]
+    near = [((a - killed) / 1e6, (b - a) / 1e6) for a, b in answers if -1e9 < a - killed < 4e9]
+    part.keep("recovery", memory=memory, **{f"{name}_ms": value for name, value in moments.items()}, outside_ms=outside, outside_gap_ms=gap,
+              rollback_ms=rollback, timeline=near)
+    return {"recover": moments["running"] - moments["lost"], "detect": moments["lost"], "outside": outside,
+            "rollback": rollback}
+
+
+def kills(part, out, memory, count):
+    """What came of each kill that could be measured."""
+    found = []
+    for _ in range(count):
+        with part.attempt(f"7 recovery, mate of {memory}"):
+            need_memory(memory)
+            with vcft.Lab(3, name=LAB) as lab:
+                found.append(one_kill(part, lab, out, memory))
+    return {key: median([f[key] for f in found]) for key in found[0]} if found else None
+
+
+def measure(out):
+    part = Part("recovery")
+    small, large = (kills(part, out, memory, count) for memory, count in KILLS.items())
+    if small:
+        part.bar("7", f"recovery of four VMs: detection (after {small['detect']:.0f} ms) to all running", small["recover"], 500, "ms")
+        part.bar("7", "kill to the first answer for the client outside", small["outside"], 1600, "ms")
+        part.bar("7", "a survivor is put back: its silence from the start of the recovery to its first beat", small["rollback"], 250, "ms")
+    if small and large:
+        part.bar("7", f"recovery with a VM of 4 GiB / of 256 MiB: {large['recover']:.0f} ms / {small['recover']:.0f} ms",
+                 large["recover"] / small["recover"], 1.2, "x")
+    return part
