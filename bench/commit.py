@@ -3,7 +3,8 @@
     client ──outside──► uplink ──wan──► echo (host2)        idle1 (host1), writer (host2: 500 pages/s), idle3 (host3)        256 MiB each
 
  B4 BEGIN to commit, as the leader sees it: median <= 15 ms + the bytes of all VMs at 1 Gb/s
- B6 round trip of datagrams that are sent whether answers come or not (a client that waits would ask just after each release): median <= interval / 2 + median commit + 5 ms; at 25 ms no epoch is skipped: as many are committed as intervals have passed, less 2 %
+ B6 round trip of datagrams that are sent whether answers come or not (a client that waits would ask just after each release):
+    median <= interval / 2 + median commit + 5 ms; at 25 ms no epoch is skipped: as many are committed as intervals have passed, less 2 %
 
 The links of the lab are veth pairs and have no 1 Gb/s limit: the limit of B4 takes the bytes at that rate all the same, so it is generous there.
 The release is known to all one message of the group (0.4 ms) after the commit.

@@ -49,6 +49,7 @@ def measure(_out):
     for count in COUNTS:
         with part.attempt(f"8 growth, {count} VMs"):
             found = measure_count(part, count)
-            part.note(f"8 {count} VMs: pause {found['pause_us'] / 1e3:.1f} ms, commit {found['commit_ms']:.1f} ms, agents {found['cpu_percent']:.0f} % of a core (no bar)")
+            part.note(f"8 {count} VMs: pause {found['pause_us'] / 1e3:.1f} ms, commit {found['commit_ms']:.1f} ms, agents "
+                      f"{found['cpu_percent']:.0f} % of a core (no bar)")
             part.bar("8", f"memory of an agent beside images, {count} VMs", found["memory_mib"], MEMORY_LIMIT_MIB + found["two_epochs_mib"], "MiB")
     return part

@@ -183,8 +183,13 @@ def connect(path):
     return qemu.Monitor(sock)
 
 
-def virtcft_turns(out, lab, load):
+def virtcft_turns(out, load):
     """The same guest in a cluster whose interval is so long that every checkpoint is one that we ask for."""
+    with vcft.Lab(3, name=LAB) as lab:
+        return asked_turns(out, lab, load)
+
+
+def asked_turns(out, lab, load):
     spy = spy_socket(out)
     extra = ["-chardev", f"socket,id=spy,path={spy},server=on,wait=off", "-mon", "chardev=spy,mode=control"]
     vm = vcft.tiny_vm("beat", 1, "host1", ["beat work", *LOADS[load]], memory=MEMORY, disks=[empty_disk(out)], qemu=extra)
@@ -204,7 +209,6 @@ def virtcft_turns(out, lab, load):
         if turn["way"] == "VirtCFT" and rows:
             turn["agent_pause_us"], turn["bytes"] = rows[-1]["vms"]["beat"]["pause_us"], rows[-1]["vms"]["beat"]["sent_bytes"]
             turn["dirty_pages"] = rows[-1]["vms"]["beat"]["dirty_pages"]
-    cluster.down()
     return turns
 
 
@@ -261,7 +265,7 @@ def colo(part, out, load):
         stops = primary.stops(start)
     silences = sorted(((b[0] - a[0]) / 1e3 for a, b in zip(rows, rows[1:]) if a[0] >= start), reverse=True)[:len(stops)]
     part.keep("colo", load=load, stops_us=stops, bytes_sent=sent, longest_silences_us=silences, end=end)
-    part.note(f"COLO, {load}: {len(stops)} stops ({', '.join(f'{s / 1000:.1f} ms' for s in stops)}), then: {end}")
+    part.say(f"COLO, {load}: {len(stops)} stops ({', '.join(f'{s / 1000:.1f} ms' for s in stops)}), then: {end}")
 
 
 # ---- the part ---------------------------------------------------------------------------------------------------------------
@@ -281,16 +285,18 @@ def summary(part, load, turns):
             "bytes": median([t["bytes"] or 0 for t in mine]),
             "work": median([t["work"] / b for t, b in zip(mine, before)]) if before else 1.0}
         part.keep("peer", load=load, way=way, turns=len(mine), **values)
-        part.note(f"{load:12} {way:31} freeze {values['freeze_us'] / 1e3:8.2f} ms, silence {values['silence_us'] / 1e3:8.2f} ms (own clock "
+        part.say(f"{load:12} {way:31} freeze {values['freeze_us'] / 1e3:8.2f} ms, silence {values['silence_us'] / 1e3:8.2f} ms (own clock "
                   f"{values['own_gap_us'] / 1e3:6.2f}), took {values['took_ms']:7.1f} ms, work {values['work']:.2f}, {values['bytes'] / 1e6:8.3f} MB")
 
 
 def measure(out):
     part = Part("peers")
-    with vcft.Lab(3, name=LAB) as lab:
-        for load in LOADS:
-            for turns in (plain_turns(part, out, load), virtcft_turns(out, lab, load)):
+    for load in LOADS:
+        for name, take in (("peers", lambda load=load: plain_turns(part, out, load)), ("VirtCFT", lambda load=load: virtcft_turns(out, load))):
+            with part.attempt(f"{name}, {load}"):
+                turns = take()
                 part.raw += [{"what": "turn", "load": load, **turn} for turn in turns]
                 summary(part, load, turns)
+        with part.attempt(f"COLO, {load}"):
             colo(part, out, load)
     return part

@@ -74,7 +74,8 @@ def recovery(report):
 
 def growth(report):
     rows = [{"vms": row["vms"], "ms": row[key] / scale, "name": name} for row in of(report, "growth")
-            for name, key, scale in (("commit, ms", "commit_ms", 1), ("pause of a VM, ms", "pause_us", 1e3), ("CPU of all agents, % of a core", "cpu_percent", 1))]
+            for name, key, scale in (("commit, ms", "commit_ms", 1), ("pause of a VM, ms", "pause_us", 1e3),
+                                     ("CPU of all agents, % of a core", "cpu_percent", 1))]
     return grouped(rows, "name", "vms", "ms")
 
 
@@ -86,7 +87,8 @@ def timeline(report):
 PLOTS = (
     ("pause", pause_with_peers, "Freeze of one checkpoint, by QEMU's STOP and RESUME (medians)", "dirty pages a second", "ms",
      'set logscale y\nset xtics ("idle" 1, "500" 2, "5000" 3)\nset xrange [0.8:3.2]'),
-    ("slowdown", slowdown, "Work of a guest that writes a set of pages at full speed", "interval, ms", "share of the unprotected work", "set logscale x\nset yrange [0:1.1]"),
+    ("slowdown", slowdown, "Work of a guest that writes a set of pages at full speed", "interval, ms", "share of the unprotected work",
+     "set logscale x\nset yrange [0:1.1]"),
     ("bytes", bytes_, "Dirty bytes and what was sent of them", "interval, ms", "MB in the run", "set logscale xy"),
     ("recovery", recovery, "Recovery against the RAM of one lost VM", "MiB", "ms", "set logscale x 2\nset yrange [0:*]"),
     ("growth", growth, "Growth, on one machine of two cores", "VMs", "", "set logscale x 2\nset yrange [0:*]"),

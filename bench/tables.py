@@ -34,8 +34,9 @@ def peers_table(report):
 def write(report):
     parts = "".join(f"- {p['name']}: {p['at']}, {p['seconds']:.0f} s, load of the machine {p['load_before']:.1f} before, {p['load_after']:.1f} after, "
                     f"{p['processors']} processors\n" for p in report["parts"])
-    text = ("# Figures\nMade by `make bench`; what they mean stands in [evaluation.md](evaluation.md).\n\n" + parts + "\n## Bars\n" + bars_table(report["bars"]) +
-            "\n## Peers\n" + peers_table(report) + "\n## Noted\n" + "".join(f"- {note}\n" for note in report["notes"]))
+    notes = "".join(f"- {note}\n" for note in report["notes"])
+    text = (f"# Figures\nMade by `make bench`; what they mean stands in [evaluation.md](evaluation.md).\n\n{parts}\n## Bars\n{bars_table(report['bars'])}"
+            f"\n## Peers\n{peers_table(report)}\n## Noted\n{notes}")
     with open(PATH, "w", encoding="utf-8") as file:
         file.write(text)
     print(os.path.relpath(PATH), flush=True)

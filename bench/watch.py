@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """watch.py - when a guest really ran, seen in its RAM: the beats of guests/src/beat.c against this machine's clock.
 
-    as a program:  watch.py RAM-FILE OUT     (a pattern: the newest of them) runs until its standard input ends, then writes OUT: [[ns, beats, guest's clock ns, work], ...],
-                                             a row for each beat that was seen; prints "watching" when it has found the page
-    as a module:   Watch(command, out)       the same as a child; rows(), silences(), work_rate()
+    as a program:  watch.py RAM-FILE OUT     (a pattern: the newest of them) prints "watching" when it has found the page, runs until its standard input
+                                             ends, then writes OUT: [[ns, beats, guest's clock ns, work], ...], a row for each beat that it saw
+    as a module:   Watch(ram, out)           the same as a child; what it saw is judged by longest_silence() and work_rate()
 
  X1 The page is the one that goes on beating: what a guest leaves behind of an earlier one does not.
  X2 Nothing is changed in the file, no hole of it filled: it is read by pread until the page is found.
