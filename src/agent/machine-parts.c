@@ -87,6 +87,7 @@ void parts_close(struct machine *m)
 	unmerged_clear(m);
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
 		g_clear_pointer(&m->disk[i], disk_stop);
+	memset(m->disk_fold, 0, sizeof m->disk_fold);
 }
 
 bool disks_start(struct machine *m, struct epoch_id c, GError **error)
@@ -97,10 +98,11 @@ bool disks_start(struct machine *m, struct epoch_id c, GError **error)
 		g_autofree char *dir = disk_folder(m, i);
 		g_autofree char *plugin = g_build_filename(m->o.agent->plugin_dir, "virtcft-disk.so", NULL);
 		g_autofree char *socket = g_strdup_printf("%s/%s/disk%u.sock", m->o.agent->run_dir, m->o.config->name, i);
-		struct disk_spec spec = { .plugin = plugin, .base = m->o.bases[i], .dir = dir, .socket = socket, .run_as = m->who };
+		struct disk_spec spec = { .plugin = plugin, .base = m->o.bases[i], .dir = dir, .socket = socket, .fold = m->disk_fold[i], .run_as = m->who };
 		m->disk[i] = disk_start(&spec, epoch_next(c), error);
 		if (!m->disk[i])
 			return false;
+		m->disk_fold[i] = epoch_of(0);
 		m->disk_at[i] = c;
 	}
 	return true;

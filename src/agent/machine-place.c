@@ -84,7 +84,18 @@ static void forget_pending(struct machine *m, struct epoch_id c)
 	loans_end(m);
 }
 
-/* An nbdkit that has ended took the logs along: where the overlay is at c nothing else is needed, and disks_start() makes a new one. */
+/* An nbdkit that has ended: where the overlay is at c nothing else is needed, and disks_start() makes a new one. Where c was committed and not yet
+ * folded its log is there still, and has all that the overlay lacks, unless blocks of an epoch before were left beside it (A5). */
+static bool disk_anew(struct machine *m, unsigned i, struct epoch_id c)
+{
+	bool folded = epoch_cmp(m->disk_at[i], c) == 0;
+	if (disk_damaged(m->disk[i]) || (!folded && (!disk_failed(m->disk[i]) || m->unmerged[i]->len)))
+		return false;
+	m->disk_fold[i] = folded ? epoch_of(0) : c;
+	(folded ? disk_stop : disk_abandon)(g_steal_pointer(&m->disk[i]));
+	return true;
+}
+
 static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError **error)
 {
 	g_autoptr(GError) why = NULL;
@@ -94,21 +105,20 @@ static bool disk_back(struct machine *m, unsigned i, struct epoch_id c, GError *
 		m->disk_at[i] = c;
 		return true;
 	}
-	if (epoch_cmp(m->disk_at[i], c) || disk_damaged(m->disk[i])) {
+	if (!disk_anew(m, i, c)) {
 		g_propagate_error(error, g_steal_pointer(&why));
 		return false;
 	}
 	g_message("%s: %s; started anew", m->o.config->name, why->message);
-	disk_stop(g_steal_pointer(&m->disk[i]));
 	return true;
 }
 
 static bool disks_rollback(struct machine *m, struct epoch_id c, GError **error)
 {
-	unmerged_clear(m);
 	for (unsigned i = 0; i < m->o.config->disk_count; i++)
 		if (!disk_back(m, i, c, error))
 			return false;
+	unmerged_clear(m);
 	return true;
 }
 

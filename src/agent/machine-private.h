@@ -28,6 +28,7 @@ struct machine {
 	struct vm *vm;
 	struct disk *disk[VCFT_DISK_MAX];
 	struct epoch_id disk_at[VCFT_DISK_MAX]; /* its overlay is exactly this epoch */
+	struct epoch_id disk_fold[VCFT_DISK_MAX]; /* its nbdkit ended before this committed epoch was folded: the next one does it (D27); 0: none */
 	GArray *unmerged[VCFT_DISK_MAX];    /* struct epoch_id: aborted, and no room to merge their blocks into the next one (A5) */
 	GPtrArray *logs;                    /* struct disk_log: what the pending epoch borrows */
 	struct source_pages blocks[VCFT_DISK_MAX]; /* of the pending epoch: arrays are ours if `joined` */

@@ -127,7 +127,13 @@ gboolean disk_seal(struct disk *disk, struct epoch_id r, GError **error)
 	return ask(disk, CONTROL_SEAL, r, error);
 }
 
-gboolean disk_commit(struct disk *disk, struct epoch_id r, GError **error) { return ask(disk, CONTROL_COMMIT, r, error); }
+gboolean disk_commit(struct disk *disk, struct epoch_id r, GError **error)
+{
+	if (fault(FAULT_DISK_COMMIT))
+		kill(disk->pid, SIGKILL);
+	return ask(disk, CONTROL_COMMIT, r, error);
+}
+
 gboolean disk_merge(struct disk *disk, struct epoch_id r, GError **error) { return ask(disk, CONTROL_MERGE, r, error); }
 gboolean disk_rollback(struct disk *disk, struct epoch_id c, GError **error) { return ask(disk, CONTROL_ROLLBACK, c, error); }
 
@@ -151,7 +157,8 @@ static gboolean spawn(struct disk *disk, const struct disk_spec *spec, struct ep
 {
 	g_autofree char *base = g_strdup_printf("base=%d", BASE_CHILD_FD), *dir = parameter("dir", spec->dir);
 	g_autofree char *epoch = g_strdup_printf("epoch=%" PRIu64, next.n), *control = g_strdup_printf("control=%d", CONTROL_CHILD_FD);
-	const char *const argv[] = { "nbdkit", "--foreground", "--unix", spec->socket, "--threads", "8", plugin, base, dir, control, epoch, NULL };
+	g_autofree char *fold = g_strdup_printf("fold=%" PRIu64, spec->fold.n);
+	const char *const argv[] = { "nbdkit", "--foreground", "--unix", spec->socket, "--threads", "8", plugin, base, dir, control, epoch, fold, NULL };
 	if (!disk_spawn(argv, fds, fds[2] >= 0 ? 3 : 2, log_fd, &spec->run_as, &disk->pid, error))
 		return FALSE;
 	disk->pidfd = (int)syscall(SYS_pidfd_open, disk->pid, 0);
@@ -254,6 +261,14 @@ struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GErr
 
 void disk_stop(struct disk *disk)
 {
+	g_autofree char *dir = disk && disk->pid > 0 ? g_strdup(disk->dir) : NULL;
+	disk_abandon(disk);
+	if (dir)
+		epoch_log_remove_all(dir, NULL);
+}
+
+void disk_abandon(struct disk *disk)
+{
 	siginfo_t info;
 	if (!disk)
 		return;
@@ -265,7 +280,6 @@ void disk_stop(struct disk *disk)
 		while (waitid(P_PID, (id_t)disk->pid, &info, WEXITED) < 0 && errno == EINTR)
 			continue;
 		unlink(disk->socket);
-		epoch_log_remove_all(disk->dir, NULL);
 	}
 	disk_close(&disk->pidfd);
 	disk_close(&disk->control);

@@ -41,14 +41,17 @@ struct disk_spec {
 	const char *base;       /* raw file */
 	const char *dir;        /* made if missing: overlay, map and logs are kept here */
 	const char *socket;     /* Unix socket for QEMU's NBD client */
+	struct epoch_id fold;   /* committed, but not folded when the nbdkit before ended: its log is in dir (D27); 0: none */
 	struct identity run_as; /* of nbdkit; dir and what is in it is given to it. The base is opened by us and handed over (D22) */
 };
 
-/* Start nbdkit on what is in dir (an empty dir: the base as it is); logs found there are dropped. It is killed with the agent, however that
+/* Start nbdkit on what is in dir (an empty dir: the base as it is); logs found there are dropped, but for that of spec->fold. It is killed with the agent, however that
  * ends (spawn.h). next: the epoch that is open, 1 or more. Returns when QEMU can connect. An overlay, map or sums of another size is refused. */
 struct disk *disk_start(const struct disk_spec *spec, struct epoch_id next, GError **error);
 /* SIGKILL, wait for its end, remove socket and logs; overlay, map and sums stay. NULL is allowed. */
 void disk_stop(struct disk *disk);
+/* The same for one that has failed before epoch r was folded: logs stay. */
+void disk_abandon(struct disk *disk);
 /* Remove overlay, map and sums: the disk is its base again. It does not run. */
 void disk_remove_files(const char *dir);
 /* nbdkit has ended, did not answer in time, or not rightly: every further call on this disk fails (D19). */

@@ -279,3 +279,17 @@ gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GErr
 	}
 	return TRUE;
 }
+
+gboolean overlay_fold_view(struct overlay *overlay, const struct disk_log *log, GError **error)
+{
+	for (size_t i = 0; i < log->count; i++) {
+		MUST("D10", log->block[i] < overlay->blocks);
+		int err = overlay_reserve(overlay, log->block[i], 1);
+		if (!err)
+			err = disk_pwrite_all(overlay->fd, log->data[i], DISK_BLOCK_BYTES, log->block[i] * DISK_BLOCK_BYTES);
+		if (err)
+			return disk_fail_errno(error, err, "overlay, block %" PRIu64, log->block[i]);
+		note_folded(overlay, log->block[i], 1, log->data[i]);
+	}
+	return TRUE;
+}

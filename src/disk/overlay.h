@@ -27,5 +27,7 @@ int overlay_reserve(struct overlay *overlay, uint64_t block, uint64_t n);
 int overlay_reserve_zero(struct overlay *overlay, uint64_t block, uint64_t n);
 /* Write all blocks of a log. DISK_ERROR_DAMAGED: D24; what was written is right. */
 gboolean overlay_fold(struct overlay *overlay, const struct epoch_log *log, GError **error);
+/* The same of a log that another process has sealed, and that was checked when it was opened. */
+gboolean overlay_fold_view(struct overlay *overlay, const struct disk_log *log, GError **error);
 
 #endif

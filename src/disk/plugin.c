@@ -4,7 +4,7 @@
  *                                                           ├──► disk_stack (its own lock)
  *   agent ──control socket──► control thread ──► seal … ────┘
  *
- *   nbdkit --foreground -U SOCKET virtcft-disk.so base=FD dir=DIR control=FD epoch=N
+ *   nbdkit --foreground -U SOCKET virtcft-disk.so base=FD dir=DIR control=FD epoch=N [fold=N]
  *
  *  D5 The base is a descriptor that the agent has opened, for reading only.   D6 Flush and FUA do nothing.
  *  D16 A rollback waits until no client is connected, 2 s at most, and keeps new ones out while it runs: requests that a dead QEMU left in its
@@ -34,7 +34,7 @@ static struct {
 	/* Set while nbdkit configures, one thread. */
 	char *dir;
 	int base, control;              /* -1: not given */
-	uint64_t epoch;
+	uint64_t epoch, fold;
 	struct disk_stack *stack;
 	/* Lock order: clients_lock, then the stack's lock. */
 	pthread_mutex_t clients_lock;
@@ -97,7 +97,9 @@ static int disk_config(const char *key, const char *value)
 		return set_control(value);
 	if (strcmp(key, "epoch") == 0)
 		return nbdkit_parse_uint64_t(key, value, &plugin.epoch);
-	nbdkit_error("unknown parameter %s=; expected base=, dir=, control= or epoch=", key);
+	if (strcmp(key, "fold") == 0)
+		return nbdkit_parse_uint64_t(key, value, &plugin.fold);
+	nbdkit_error("unknown parameter %s=; expected base=, dir=, control=, epoch= or fold=", key);
 	return -1;
 }
 
@@ -115,7 +117,7 @@ static int disk_get_ready(void)
 	g_autoptr(GError) error = NULL;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);   /* D18 again: nbdkit in the foreground has made it a SIGTERM, which waits for clients */
 	if (fault_read_environment(&error))
-		plugin.stack = disk_stack_open(plugin.base, plugin.dir, epoch_of(plugin.epoch), &error);
+		plugin.stack = disk_stack_open(plugin.base, plugin.dir, epoch_of(plugin.epoch), epoch_of(plugin.fold), &error);
 	if (plugin.stack)
 		return 0;
 	nbdkit_error("%s", error->message);
@@ -317,7 +319,8 @@ static struct nbdkit_plugin registered = {
 	.config_help = "base=FD       (required) inherited descriptor of the raw image, never written\n"
 	               "dir=DIR       (required) overlay, map and logs\n"
 	               "control=FD    (required) inherited SOCK_SEQPACKET socket to the agent\n"
-	               "epoch=N       (required) the epoch that is open at first",
+	               "epoch=N       (required) the epoch that is open at first\n"
+	               "fold=N        an epoch whose log is in dir and committed",
 	.unload = disk_unload,
 	.config = disk_config,
 	.config_complete = disk_config_complete,

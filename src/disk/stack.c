@@ -54,14 +54,25 @@ static gboolean measure_base(struct disk_stack *stack, GError **error)
 	return TRUE;
 }
 
-static gboolean open_all(struct disk_stack *stack, struct epoch_id next, GError **error)
+/* D27. Folding it again after a half gives the same (D11). */
+static gboolean fold_found(struct disk_stack *stack, struct epoch_id fold, GError **error)
+{
+	if (fold.n == 0)
+		return TRUE;
+	struct disk_log *log = epoch_log_view(stack->dir, fold, stack->blocks, error);
+	gboolean ok = log && overlay_fold_view(stack->overlay, log, error);
+	disk_log_free(log);
+	return ok;
+}
+
+static gboolean open_all(struct disk_stack *stack, struct epoch_id next, struct epoch_id fold, GError **error)
 {
 	if (next.n == 0)
 		return disk_fail(error, "epoch 0 cannot be open; expected 1 or more");
-	if (!measure_base(stack, error) || !epoch_log_remove_all(stack->dir, error))
+	if (!measure_base(stack, error) || !(stack->overlay = overlay_open(stack->dir, stack->blocks, error)) ||
+	    !fold_found(stack, fold, error) || !epoch_log_remove_all(stack->dir, error))
 		return FALSE;
-	stack->overlay = overlay_open(stack->dir, stack->blocks, error);
-	struct epoch_log *log = stack->overlay ? epoch_log_create(stack->dir, next, stack->blocks, error) : NULL;
+	struct epoch_log *log = epoch_log_create(stack->dir, next, stack->blocks, error);
 	if (!log)
 		return FALSE;
 	stack->committed = epoch_of(next.n - 1);
@@ -78,7 +89,7 @@ static void init_lock(pthread_rwlock_t *lock)
 	pthread_rwlockattr_destroy(&attr);
 }
 
-struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, GError **error)
+struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, struct epoch_id fold, GError **error)
 {
 	struct disk_stack *stack = g_new0(struct disk_stack, 1);
 	stack->dir = g_strdup(dir);
@@ -86,7 +97,7 @@ struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id
 	stack->logs = g_ptr_array_new();
 	stack->trash = g_ptr_array_new_with_free_func((GDestroyNotify)epoch_log_drop);
 	init_lock(&stack->lock);
-	if (open_all(stack, next, error)) {
+	if (open_all(stack, next, fold, error)) {
 		disk_stack_tidy(stack);
 		return stack;
 	}

@@ -9,6 +9,7 @@
  *  D26 Blocks of logs and overlay are checked whenever they are read, be it for the guest or to write a part of one (D24, D25). The guest gets EIO. A bad block
  *      of the overlay also fails every seal to come with DISK_ERROR_DAMAGED: what is committed is lost here, and must come from a backup. So it is
  *      with a log that cannot be folded. A bad block of a log that is not committed goes with a rollback.
+ *  D27 A log that was sealed and is committed outlives the process: where one ended before it was folded, the next folds it when it opens the disk.
  *  D14 What fails leaves the disk readable as before, and can be asked for again.
  *
  * Threads: read, write and zero in any number of threads; all others in one, the control thread. While a log is folded or merged the guest's
@@ -22,9 +23,9 @@
 
 struct disk_stack;
 
-/* Open what is in dir over base_fd, open for reading (it belongs to the stack from now on, also on error); logs found in dir are removed; epoch
- * `next` is open. */
-struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, GError **error);
+/* Open what is in dir over base_fd, open for reading (it belongs to the stack from now on, also on error). The log of epoch `fold` (0: none), which must
+ * be there, is folded (D27); then logs found in dir are removed; epoch `next` is open. */
+struct disk_stack *disk_stack_open(int base_fd, const char *dir, struct epoch_id next, struct epoch_id fold, GError **error);
 /* The names of the logs are removed too. */
 void disk_stack_close(struct disk_stack *stack);
 uint64_t disk_stack_blocks(const struct disk_stack *stack);

@@ -37,9 +37,11 @@ class Monitor:
 class Alone(vcft.World):
     """An agent on one host, group local, and a cluster of four VMs: two of Linux, one that boots from its disk, and one that panics when it has."""
 
+    faults = ""
+
     def bring_up(self):
         with open(os.path.join(self.lab.folder(HOST), "virtcftd.log"), "wb") as log:
-            self.agent = self.lab.popen("exec", HOST, "--", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"), stdout=log)
+            self.agent = self.lab.popen("exec", HOST, "--", "env", f"VIRTCFT_FAULTS={self.faults}", "virtcftd", "--config", self.lab.write("virtcftd.yaml", b"name: host1\ngroup: local\n"), stdout=log)
         vcft.wait_until("the agent", lambda: self.lab.exec(HOST, "sh", "-c", "test -S /run/virtcft/control.sock && echo yes", check=False), 30)
         disk = self.lab.zeros("disk.raw", 4 << 20)
         boot, panic = self.lab.write("boot.raw", vcft.boot_disk()), self.lab.write("panic.raw", vcft.boot_disk(vcft.PANIC))
@@ -171,3 +173,26 @@ def test_the_agent_ends_its_vms_and_the_command_says_that_it_is_gone(shared):
     status, output = alone.virtcft("status")
     shared.broken()
     assert status != 0 and len(output.splitlines()) == 1 and "agent" in output
+
+
+class EndsAtCommit(Alone):
+    """The first nbdkit that is asked to fold a committed epoch ends instead."""
+    faults = "disk-commit"
+
+
+def test_nbdkit_ends_at_a_commit(shared):
+    """D27: what was committed and not yet folded is in the log, which the next nbdkit folds: there is no other copy on a host that is alone."""
+    shared.broken()
+    alone = EndsAtCommit(1, agent=False)
+    try:
+        events = alone.cluster.events(HOST)
+        assert events.wait_for("vm-exited", timeout=20)["process"] == "nbdkit"
+        finished = events.wait_for("recovery-finished", lambda e: e["epoch"] > 0, 20)
+        assert "; started anew" in alone.lab.log_tails(1000)
+        console = alone.cluster.console("receiver")
+        mark = console.mark()
+        console.wait_for("^diskwriter ok", 20, since=mark)
+        assert console.find(vcft.GUEST_FAIL) is None
+        events.wait_for("checkpoint-committed", since=finished["time"], timeout=20)
+    finally:
+        alone.lab.__exit__()

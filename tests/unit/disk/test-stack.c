@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
 
 #define BLOCKS 40u
 #define BASE_BYTES (39u * DISK_BLOCK_BYTES + 1000u)   /* ends within block 39 */
@@ -31,11 +32,16 @@ struct world {
 	GRand *random;
 };
 
-static struct disk_stack *stack_open(const char *base, const char *dir, struct epoch_id next, GError **error)
+static struct disk_stack *stack_open_fold(const char *base, const char *dir, struct epoch_id next, struct epoch_id fold, GError **error)
 {
 	int fd = open(base, O_RDONLY | O_CLOEXEC);
 	g_assert_cmpint(fd, >=, 0);
-	return disk_stack_open(fd, dir, next, error);
+	return disk_stack_open(fd, dir, next, fold, error);
+}
+
+static struct disk_stack *stack_open(const char *base, const char *dir, struct epoch_id next, GError **error)
+{
+	return stack_open_fold(base, dir, next, epoch_of(0), error);
 }
 
 static uint8_t *oracle_block(struct world *w, unsigned block)
@@ -454,6 +460,58 @@ static void requests_beyond_the_end_are_refused(void)
 	disk_stack_close(stack);
 }
 
+/* In a process that is killed, as an nbdkit is: 1 is committed, 2 is sealed, 3 is open. Blocks of 2: 3, and 4 as zeros. */
+static void leave_sealed(const char *base, const char *dir)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct disk_stack *stack = open_small(dir, base, 1);
+		uint64_t count;
+		write_byte(stack, 3, 5);
+		write_byte(stack, 4, 5);
+		g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL) && disk_stack_commit(stack, epoch_of(1), NULL));
+		write_byte(stack, 3, 6);
+		g_assert_cmpint(disk_stack_zero(stack, DISK_BLOCK_BYTES, 4 * DISK_BLOCK_BYTES), ==, 0);
+		g_assert_true(disk_stack_seal(stack, epoch_of(2), &count, NULL));
+		write_byte(stack, 3, 7);
+		_exit(0);
+	}
+	int status;
+	g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+	g_assert_cmpint(status, ==, 0);
+}
+
+/* D27: what was sealed is folded by the next process if it is committed, and is dropped if it is not. */
+static void log_outlives_the_process(void)
+{
+	for (unsigned committed = 0; committed < 2; committed++) {
+		g_autoptr(scratch) dir = scratch_new();
+		g_autofree char *base = scratch_file(dir, "base", 8 * DISK_BLOCK_BYTES, 1);
+		g_autoptr(GError) error = NULL;
+		leave_sealed(base, dir);
+		struct disk_stack *stack = stack_open_fold(base, dir, epoch_of(2 + committed), epoch_of(committed ? 2 : 0), &error);
+		g_assert_no_error(error);
+		g_assert_cmpint(read_byte(stack, 3), ==, committed ? 6 : 5);
+		g_assert_cmpint(read_byte(stack, 4), ==, committed ? 0 : 5);
+		disk_stack_close(stack);
+		g_assert_null(stack_open_fold(base, dir, epoch_of(3), epoch_of(2), &error)); /* it is gone now */
+		g_assert_nonnull(error);
+	}
+}
+
+/* D27: a log that is not as it was sealed is not folded. */
+static void damaged_log_is_not_folded(void)
+{
+	g_autoptr(scratch) dir = scratch_new();
+	g_autofree char *base = scratch_file(dir, "base", 8 * DISK_BLOCK_BYTES, 1), *log = epoch_log_path(dir, epoch_of(2), "");
+	g_autoptr(GError) error = NULL;
+	leave_sealed(base, dir);
+	scratch_flip(log, (DISK_BLOCK_BYTES + 9) * 8);
+	g_assert_null(stack_open_fold(base, dir, epoch_of(3), epoch_of(2), &error));
+	g_assert_error(error, DISK_ERROR, DISK_ERROR_DAMAGED);
+	g_assert_true(g_file_test(log, G_FILE_TEST_EXISTS));
+}
+
 /* A full disk, by order: the request fails, what is there stays, the retry passes. */
 static void no_space_fails_and_retry_passes(void)
 {
@@ -616,6 +674,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/stack/D14-full-file-system", full_file_system);
 	g_test_add_func("/disk/stack/D24-bad-log", bad_log_is_not_used);
 	g_test_add_func("/disk/stack/D25-D26-bad-overlay", bad_overlay_is_told);
+	g_test_add_func("/disk/stack/D27-outlives", log_outlives_the_process);
+	g_test_add_func("/disk/stack/D27-damaged", damaged_log_is_not_folded);
 	g_test_add_func("/disk/stack/D11-no-seam", readers_see_no_seam);
 	return g_test_run();
 }
