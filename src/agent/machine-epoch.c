@@ -8,10 +8,16 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void stopping(void *user)
+static bool stopping(void *user)
 {
 	struct machine *m = user;
-	net_gate(m->o.net, m->o.id);
+	return net_gate(m->o.net, m->o.id);
+}
+
+static bool stuck(void *user)
+{
+	struct machine *m = user;
+	return net_gate_stuck(m->o.net, m->o.id);
 }
 
 static gboolean stopped(void *user, GError **error)
@@ -130,7 +136,7 @@ static void go_on(struct machine *m)
 void job_capture(struct machine *m, struct job *job)
 {
 	GError *error = NULL;
-	struct capture_hooks hooks = { .stopping = stopping, .stopped = stopped, .user = m };
+	struct capture_hooks hooks = { .stopping = stopping, .stuck = stuck, .stopped = stopped, .user = m };
 	struct source_epoch epoch = { .generation = job->generation, .epoch = job->epoch };
 	MUST("S6", !m->pending);
 	m->pending_epoch = job->epoch;

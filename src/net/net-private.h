@@ -205,7 +205,8 @@ struct port {
 	size_t sent, written;                   /* written: bytes of queue[sent] that the socket has already taken, its length included (of a frame to come: a
 	                                         * probe) */
 	uint32_t written_charge;                /* what they have added to SIOCOUTQ */
-	bool gated;                             /* N9: nothing is written */
+	bool gated, stuck;                      /* N9: nothing is written; QEMU holds the last frame that it has read */
+	int gate_charge;                        /* N9: what was unread when the gate was last looked at */
 	struct ring held;                       /* colour > epoch */
 	struct share held_share;
 	nsec_t noted;                           /* when the owner was last told something of it */
@@ -357,9 +358,10 @@ void port_flush(struct net *net, struct port *port);
 void port_read_out(struct net *net, struct port *port);
 /* Number of the first frame of port->queue that the VM has not wholly read. */
 size_t port_first_unread(const struct port *port);
-/* N9: the VM did not take in time what it was given: frame number *ret_i has been read and may be in QEMU, not in the guest. */
+/* N9: frame number *ret_i has been read and is in QEMU, not in the guest. */
 bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i);
 void port_gate(struct net *net, struct request *request);
+void port_gate_stuck(struct net *net, struct request *request);
 void port_open_gate(struct net *net, struct port *port);
 void port_open_gates(struct net *net, struct request *request);
 /* Drop what is not yet in the socket, from number `from` of the queue on. */

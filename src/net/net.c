@@ -128,17 +128,25 @@ void net_cut(struct net *net, struct vm_id vm, struct epoch_id r)
 }
 
 /* Nothing tells the writer of a Unix socket that its reader has read, so it is asked. */
-void net_gate(struct net *net, struct vm_id vm)
+gboolean net_gate(struct net *net, struct vm_id vm)
 {
 	MUST("N9", vm.n < VCFT_VM_MAX);
 	const struct timespec look = { .tv_nsec = GATE_LOOK };
 	nsec_t end = clock_now() + GATE_WAIT;
 	for (;;) {
 		struct request q = { .run = port_gate, .vm = vm };
-		if (loop_call(net, &q) || clock_now() >= end)
-			return;
+		gboolean rests = loop_call(net, &q);
+		if (rests || clock_now() >= end)
+			return rests;
 		nanosleep(&look, NULL);
 	}
+}
+
+gboolean net_gate_stuck(struct net *net, struct vm_id vm)
+{
+	MUST("N9", vm.n < VCFT_VM_MAX);
+	struct request q = { .run = port_gate_stuck, .vm = vm };
+	return loop_call(net, &q);
 }
 
 void net_open_gate(struct net *net, struct vm_id vm)

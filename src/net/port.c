@@ -11,7 +11,8 @@
  * N9 What QEMU has read is not yet in the guest: frames for which the receive ring has no room wait inside QEMU, and a stop throws them away. So
  *    (1) every send() carries a descriptor, at which a read ends (unix_stream_read_generic): QEMU gets one frame at a time, and while it holds one
  *    that the ring has no room for it reads nothing (net/stream.c). (2) Behind the last frame goes a probe: the first byte of the next frame's length,
- *    which is always 0. When that has been read, QEMU holds nothing. (3) Nothing is written behind the probe until the cut.
+ *    which is always 0. When that has been read, QEMU holds nothing. (3) Nothing is written behind the probe until the cut. (4) A QEMU whose main loop
+ *    goes round and which reads nothing holds the last frame that it has read: the ring is full. That one is recorded and written again.
  * One connection at a time: a second one waits in the listen queue until the first is gone. A length of 0 or more than VCFT_FRAME_MAX ends
  * the connection: the stream has lost its frames' bounds. Nothing blocks: what the socket does not take waits in the queue, at most
  * limits.port_bytes, shared by the senders (N8), then frames are dropped as by any full queue. Thread: switch. */
@@ -387,8 +388,11 @@ static bool probe(struct net *net, struct port *port)
 static bool gate(struct net *net, struct port *port)
 {
 	port->gated = true;
+	port->stuck = false;
 	port_arm(net, port);
-	return port->connection.fd < 0 || port->off || (probe(net, port) && unread_charge(port) == 0);
+	bool probed = port->connection.fd >= 0 && !port->off && probe(net, port);
+	port->gate_charge = unread_charge(port);
+	return port->connection.fd < 0 || port->off || (probed && port->gate_charge == 0);
 }
 
 static struct vm *running_vm(struct net *net, struct vm_id id)
@@ -404,9 +408,23 @@ void port_gate(struct net *net, struct request *q)
 		q->ok &= gate(net, vm->ports[i]);
 }
 
+/* Some NIC's ring is full, and none has read anything since the gate was looked at: who reads may come to rest yet. */
+void port_gate_stuck(struct net *net, struct request *q)
+{
+	struct vm *vm = running_vm(net, q->vm);
+	bool reads = false, any = false;
+	for (unsigned i = 0; vm && i < vm->nic_count; i++) {
+		struct port *port = vm->ports[i];
+		port->stuck = port->gate_charge > 0 && unread_charge(port) == port->gate_charge;
+		reads |= port->gate_charge > 0 && !port->stuck;
+		any |= port->stuck;
+	}
+	q->ok = any && !reads;
+}
+
 void port_open_gate(struct net *net, struct port *port)
 {
-	port->gated = false;
+	port->gated = port->stuck = false;
 	port_flush(net, port);
 }
 
@@ -417,10 +435,10 @@ void port_open_gates(struct net *net, struct request *q)
 		port_open_gate(net, vm->ports[i]);
 }
 
-/* The probe is unread: QEMU has not asked for more since it read the last frame; it may be that it could not. */
+/* Had it found room since, QEMU would have read on. */
 bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i)
 {
-	if (!port->gated || first_unread == 0 || unread_charge(port) == 0)
+	if (!port->stuck || first_unread == 0 || unread_charge(port) != port->gate_charge)
 		return false;
 	*ret_i = first_unread - 1;
 	return true;
@@ -450,7 +468,7 @@ void port_rollback(struct net *net, struct port *port)
 {
 	disconnect(net, port, NULL);
 	queues_clear(net, port);
-	port->off = port->gated = false;
+	port->off = port->gated = port->stuck = false;
 	port->epoch = net->epoch;
 }
 

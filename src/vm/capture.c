@@ -18,6 +18,8 @@
  *     VM is stopped; the scan of the stopped VM then finds what was written since, only that is copied, and the two are put together when
  *     the guest runs again. Only with a tracker that is `live`.
  *  K7 Buffers that a large capture has left are given back when captures are small again.
+ *  K9 Before the stop all around the VM comes to rest. A QEMU that takes nothing may have been kept from running, or may have no room in its guest: which of
+ *     the two is known when its main loop has gone round.
  *  K8 The next capture's command is sent when one has ended, but for its last byte (Q9): so the VM stops when it is asked to, not 2 ms later.
  * live:false always: with live:true on a VM that has just stopped by itself, the second capture would end QEMU. */
 #include "vm/vm-private.h"
@@ -31,6 +33,7 @@
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
 #define FEW_PAGES 1024u       /* K4: room beyond what the last capture had */
+#define TURNS 3u              /* K9: one that is under way, one in which something is found, one to be sure */
 #define KEEP_PAGES 16384u     /* K7: buffers up to this size are always kept */
 
 /* One call of vm_capture(). */
@@ -294,14 +297,40 @@ static gboolean finish(struct vm *vm, struct job *job, GError **error)
 	return TRUE;
 }
 
+/* Whatever QEMU polled it has read at least once when this returns: each command is carried out by a turn of the main loop that began after the last one. */
+static gboolean turn(struct vm *vm, GError **error)
+{
+	for (unsigned i = 0; i < TURNS; i++)
+		if (!command(vm, "query-status", NULL, error))
+			return FALSE;
+	return TRUE;
+}
+
+/* K9 */
+static gboolean come_to_rest(struct vm *vm, const struct capture_hooks *hooks, GError **error)
+{
+	nsec_t deadline = clock_now() + VM_COMMAND_TIMEOUT;
+	while (hooks && hooks->stopping && !hooks->stopping(hooks->user)) {
+		if (!turn(vm, error))
+			return FALSE;
+		if (hooks->stuck(hooks->user))
+			break;
+		if (clock_now() < deadline)
+			continue;
+		g_set_error(error, VMM_ERROR, VMM_ERROR_REFUSED, "what QEMU was given does not come to rest");
+		return FALSE;
+	}
+	return TRUE;
+}
+
 gboolean vm_capture(struct vm *vm, struct capture *c, const struct capture_hooks *hooks, GError **error)
 {
 	struct job job = { c, hooks, false, false };
 	if (!vm_settle(vm, clock_now() + VM_COMMAND_TIMEOUT, error) || !check_running(vm, error) || !make_room(vm, c, error) ||
 	    !copy_bulk(vm, &job, error))
 		return FALSE;
-	if (hooks && hooks->stopping)
-		hooks->stopping(hooks->user);
+	if (!come_to_rest(vm, hooks, error))
+		return FALSE;
 	struct qmp_events before = *qmp_events(vm->qmp);
 	if (!capture_by_some_way(vm, &job, error))
 		return FALSE;

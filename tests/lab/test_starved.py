@@ -2,7 +2,8 @@
 
         left   host1   udpseq send ──numbered datagrams──► right   host2   udpseq recv, its vCPU starved until the ring is full
 
-QEMU throws away at a stop what it has read for a full ring; so without the gate datagrams are missing, with and without a recovery.
+QEMU throws away at a stop what it has read for a full ring; so without the gate datagrams are missing, with and without a recovery. And a QEMU that was
+merely kept from running must not be taken for one whose ring is full.
 """
 
 import os
@@ -26,6 +27,7 @@ def stream(lab, tiny_guest):
     cluster.wait_ready(60)
     cluster.wait_protected(60)
     cluster.console("right").wait_for(vcft.UDPSEQ_STATE, 30)
+    cluster.console("left").wait_for(r"^udpseq sent ", 30)
     return cluster
 
 
@@ -92,3 +94,13 @@ def test_P2_starved_and_rolled_back(stream, lab, spinners):
     lab.exec("host1", "kill", "-KILL", qemu(lab, "host1", "left"))
     events.wait_for("recovery-finished", timeout=30, since=killed)
     check(stream, "host2")
+
+
+def test_P2_hangs_for_a_while(stream, lab):
+    """A QEMU that is stopped longer than the gate waits, and goes on before it counts as hung, has no frame twice: what it has read is in the guest."""
+    for _ in range(3):
+        pid, before = qemu(lab, "host2", "right"), sent(stream)
+        lab.exec("host2", "kill", "-STOP", pid)
+        vcft.wait_until("two seconds' datagrams", lambda: sent(stream) >= before + 3 * RATE, 20, step=0.05)
+        lab.exec("host2", "kill", "-CONT", pid)
+        check(stream, "host2")
