@@ -14,10 +14,10 @@ static bool stopping(void *user)
 	return net_gate(m->o.net, m->o.id);
 }
 
-static bool stuck(void *user)
+static bool stuck(void *user, bool runs)
 {
 	struct machine *m = user;
-	return net_gate_stuck(m->o.net, m->o.id);
+	return net_gate_stuck(m->o.net, m->o.id, runs);
 }
 
 static gboolean stopped(void *user, GError **error)

@@ -68,7 +68,7 @@ struct request {
 	host_mask others;
 	uint32_t network;
 	uint16_t port;
-	bool commit;
+	bool commit, throws;
 	const char *text, *name;
 	const struct net_nic_spec *nics;
 	unsigned nic_count;
@@ -205,7 +205,7 @@ struct port {
 	size_t sent, written;                   /* written: bytes of queue[sent] that the socket has already taken, its length included (of a frame to come: a
 	                                         * probe) */
 	uint32_t written_charge;                /* what they have added to SIOCOUTQ */
-	bool gated, stuck;                      /* N9: nothing is written; QEMU holds the last frame that it has read */
+	bool gated, stuck, throws;              /* N9: nothing is written; QEMU holds the last frame that it has read; and will throw it away */
 	int gate_charge;                        /* N9: what was unread when the gate was last looked at */
 	struct ring held;                       /* colour > epoch */
 	struct share held_share;

@@ -90,8 +90,8 @@ void net_forget_host(struct net *net, struct host_id host);
 /* N9. Close the gate; true when all that was written to the VM is in the guest, false if it is not after GATE_WAIT. The VM runs: some 0.1 ms if it is idle. */
 gboolean net_gate(struct net *net, struct vm_id vm);
 /* After net_gate() was false, and QEMU's main loop has gone round since: true: it has read nothing meanwhile, so it holds a frame that its guest has no
- * room for. */
-gboolean net_gate_stuck(struct net *net, struct vm_id vm);
+ * room for, or that the guest, standing still, does not get. throws: it will be stopped, and throws the frame away; else it keeps it. */
+gboolean net_gate_stuck(struct net *net, struct vm_id vm, bool throws);
 /* Open it, where no cut has: the VM was not captured. */
 void net_open_gate(struct net *net, struct vm_id vm);
 /* N4. Called while the VM is stopped, its gate closed. Returns when its ports are in epoch r+1, and the gate open. No effect unless the switch

@@ -416,6 +416,7 @@ void port_gate_stuck(struct net *net, struct request *q)
 	for (unsigned i = 0; vm && i < vm->nic_count; i++) {
 		struct port *port = vm->ports[i];
 		port->stuck = port->gate_charge > 0 && unread_charge(port) == port->gate_charge;
+		port->throws = q->throws;
 		reads |= port->gate_charge > 0 && !port->stuck;
 		any |= port->stuck;
 	}

@@ -69,7 +69,7 @@ static void record_open(struct net *net, struct vm *vm, struct epoch_id r)
 	vm->record_epoch = r;
 }
 
-/* N9: it comes first in the record; for the VM that goes on it comes last, for what is in the socket cannot be overtaken. */
+/* N9: it comes first in the record; for the VM that goes on, if QEMU throws it away, it comes last, for what is in the socket cannot be overtaken. */
 static struct frame *record_kept(struct net *net, struct port *port, size_t first_unread)
 {
 	size_t i;
@@ -89,10 +89,10 @@ static void record_unread(struct net *net, struct port *port)
 			port_drop_unsent(net, port, i);
 		else
 			record_add(net, port, ring_at(&port->queue, i)->frame);
-	if (kept) {
+	if (kept && port->throws)
 		port_queue(net, port, kept, true);
+	if (kept)
 		frame_unref(&net->pool, kept);
-	}
 }
 
 /* A port that is added from now on is in a later epoch than r. */

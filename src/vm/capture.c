@@ -313,7 +313,7 @@ static gboolean come_to_rest(struct vm *vm, const struct capture_hooks *hooks, G
 	while (hooks && hooks->stopping && !hooks->stopping(hooks->user)) {
 		if (!turn(vm, error))
 			return FALSE;
-		if (hooks->stuck(hooks->user))
+		if (hooks->stuck(hooks->user, qmp_events(vm->qmp)->running))
 			break;
 		if (clock_now() < deadline)
 			continue;

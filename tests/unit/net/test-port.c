@@ -413,7 +413,7 @@ static void test_n9_did_not_run(struct fixture *f, gconstpointer data)
 	(void)data;
 	leave_two_unread(f);
 	vm_expect(f->vm[2], 1, 2); /* it goes on */
-	g_assert_false(net_gate_stuck(f->h->net, (struct vm_id){ 2 }));
+	g_assert_false(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true));
 	cut_all(f, 1);
 	record_expect(f->h, 2, 1, 1, 1, (uint32_t[]){ 3 });
 	vm_expect(f->vm[2], 1, 3);
@@ -427,12 +427,27 @@ static void test_n9_keeps_one(struct fixture *f, gconstpointer data)
 {
 	(void)data;
 	leave_two_unread(f);
-	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }));
+	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true));
 	cut_all(f, 1);
 	record_expect(f->h, 2, 1, 1, 3, (uint32_t[]){ 1, 2, 3 });
 	vm_expect(f->vm[2], 1, 2);
 	vm_expect(f->vm[2], 1, 3);
 	vm_expect(f->vm[2], 1, 1);
+	vm_send(f->vm[1], 1, 2, 4);
+	vm_expect(f->vm[2], 1, 4);
+	vm_expect_nothing(f->vm[2]);
+}
+
+/* N9: of a VM that stands still already (its disk is full) QEMU throws nothing away: the frame is recorded, and not sent again. */
+static void test_n9_stands_still(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	leave_two_unread(f);
+	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, false));
+	cut_all(f, 1);
+	record_expect(f->h, 2, 1, 1, 3, (uint32_t[]){ 1, 2, 3 });
+	vm_expect(f->vm[2], 1, 2);
+	vm_expect(f->vm[2], 1, 3);
 	vm_send(f->vm[1], 1, 2, 4);
 	vm_expect(f->vm[2], 1, 4);
 	vm_expect_nothing(f->vm[2]);
@@ -802,6 +817,7 @@ int main(int argc, char **argv)
 	ADD("N9-a-frame-a-read", test_n9_a_frame_a_read, NULL);
 	ADD("N9-gate", test_n9_gate, NULL);
 	ADD("N9-keeps-one", test_n9_keeps_one, NULL);
+	ADD("N9-stands-still", test_n9_stands_still, NULL);
 	ADD("N9-did-not-run", test_n9_did_not_run, NULL);
 	ADD("N9-open", test_n9_open, NULL);
 	ADD("not-connected", test_not_connected, NULL);
