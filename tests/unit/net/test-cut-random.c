@@ -7,6 +7,7 @@
 
 #define VMS 4
 #define ROUNDS 60
+#define READS 60   /* a read gives one frame at most (N9): who reads less than is sent has more in flight than a record takes, and N8 drops the rest */
 
 struct vm {
 	pthread_mutex_t lock;           /* held: the VM is stopped */
@@ -84,7 +85,7 @@ static void *vm_main(void *data)
 			break;
 		for (int i = g_rand_int_range(v->rand, 0, 12); i > 0; i--)
 			send_step(v);
-		for (int i = g_rand_int_range(v->rand, 0, 12); i > 0; i--)
+		for (int i = g_rand_int_range(v->rand, 0, READS); i > 0; i--)
 			read_step(v);
 		while (v->tx_size && send_step(v)) /* a VM is only ever stopped with whole frames sent */
 			;
