@@ -134,6 +134,7 @@ void checkpoint_begin(struct agent *a, const struct epoch_action *act)
 	c->generation = act->generation;
 	c->begun = clock_now();
 	c->waits = !a->switch_runs;
+	a->ran = true;                               /* a newcomer as well: what begins next is a recovery, not a start */
 	sink_generation(a->sink, act->generation);   /* what a newcomer has told while others came and went binds it no longer */
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
 		c->others |= host_bit(act->placement[i].host);
