@@ -5,7 +5,6 @@ end the agent (S5).
     writer on one of three hosts, one backup        flipped: one bit of each page that its shadow, its disk's overlay or its image has
 """
 
-import os
 
 import pytest
 
@@ -33,23 +32,14 @@ for path in sys.argv[1:]:
 SHADOW, OVERLAY = "/dev/shm/virtcft/writer/image", "/var/lib/virtcft/vms/writer/disk0/overlay"
 
 
-class World:
+class World(vcft.World):
     """The cluster of the picture."""
 
-    def __init__(self):
-        self.lab = vcft.Lab(3)
-        self.lab.__enter__()
-        try:
-            disk = os.path.join(self.lab.scratch.name, "writer.raw")
-            with open(disk, "wb") as file:
-                file.truncate(16 << 20)
-            self.cluster = vcft.Cluster(self.lab, interval="200ms", verify=False, vms=[
-                vcft.tiny_vm("writer", 1, "host1", ["memwriter 500 500", "diskwriter 50 100"], disks=[disk])])
-            self.cluster.up(WAIT_S)
-            self.check_writers(None)
-        except BaseException:
-            self.lab.__exit__()
-            raise
+    def bring_up(self):
+        self.cluster = vcft.Cluster(self.lab, interval="200ms", verify=False, vms=[
+            vcft.tiny_vm("writer", 1, "host1", ["memwriter 500 500", "diskwriter 50 100"], disks=[self.lab.zeros("writer.raw", 16 << 20)])])
+        self.cluster.up(WAIT_S)
+        self.check_writers(None)
 
     def check_writers(self, since):
         console = self.cluster.console("writer")
@@ -62,7 +52,7 @@ class World:
 
 
 def make_shared():
-    return World()
+    return World(3)
 
 
 @pytest.mark.parametrize("path", [SHADOW, OVERLAY], ids=["shadow", "overlay"])

@@ -195,4 +195,4 @@ def test_nbdkit_ends_at_a_commit(shared):
         assert console.find(vcft.GUEST_FAIL) is None
         events.wait_for("checkpoint-committed", since=finished["time"], timeout=20)
     finally:
-        alone.lab.__exit__()
+        alone.close()
