@@ -36,7 +36,7 @@ FILES = [
     (r"/var/lib/virtcft/vms", "d", "root", "root", "711"),
     (r"/var/lib/virtcft/vms/guest", "d", "root", "USER", "710"),
     (r"/var/lib/virtcft/vms/guest/disk0", "d", "USER", "USER", "700"),
-    (r"/var/lib/virtcft/vms/guest/disk0/(overlay|map|log.\d+(.idx)?)", "f", "USER", "USER", "600"),
+    (r"/var/lib/virtcft/vms/guest/disk0/(overlay|map|sums|log.\d+(.idx)?)", "f", "USER", "USER", "600"),
     (r"/var/lib/virtcft/vms/guest/disk0/nbdkit.log", "f", "root", "root", "600"),
     (r"/var/lib/virtcft/console", "d", "root", "root", "711"),
     (r"/var/lib/virtcft/console/guest.log", "f", "USER", "USER", "600"),
