@@ -67,6 +67,13 @@ class World(vcft.World):
         console.wait_for(f"^{program} ok", 30, since=console.mark())
         assert console.find(vcft.GUEST_FAIL) is None
 
+    def dirty(self, rate, pages):
+        """b's memwriter is put in place of the one that ran, and has begun."""
+        console = self.cluster.console("b")
+        mark = console.mark()
+        console.run("host2", f"killall memwriter; memwriter {rate} {pages} & true")
+        console.wait_for(f"^memwriter start rate={rate} pages={pages}", 30, since=mark)
+
     def agent(self, host):
         """The agent's process, as this machine sees it."""
         inside = self.lab.exec(host, "pgrep", "-o", "-x", "virtcftd").strip()
@@ -146,12 +153,12 @@ def test_backup_full(world, request, folder, vm):
     host, moment = world.backup_of(vm), vcft.now()
     with world.full(host, folder):
         if vm == "b":
-            world.cluster.console("b").run("host2", "memwriter 2000 8000 >/dev/null & true")
+            world.dirty(2000, 8000)
         world.cluster.wait_status("another backup", lambda s: s["protected"] and host not in next(v for v in s["vms"] if v["name"] == vm)["backups"], 60)
         world.events[host].wait_for("shortage", lambda e: e["short"] == "memory", 10, since=moment)
         world.commits_go_on()
     if vm == "b":
-        world.cluster.console("b").run("host2", "killall memwriter; memwriter 500 500 & true")
+        world.dirty(500, 500)
     assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
 
@@ -179,7 +186,7 @@ def test_no_descriptors(world, request):
 def test_slow_backup(world, request):
     """e) A backup that takes too little is given up, suspected, and used again when its link is well."""
     host, moment = world.backup_of("b"), vcft.now()
-    world.cluster.console("b").run("host2", "memwriter 4000 3000 >/dev/null & true")
+    world.dirty(4000, 3000)
     with world.slow(host, "4mbit"):
         world.events["host2"].wait_for("shortage", lambda e: e["short"] == "backup" and ("too slow" in e["text"] or "no progress" in e["text"]), 40,
                                        since=moment)
@@ -194,14 +201,14 @@ def test_dirty_faster_than_the_link(world, request):
     host, moment = world.backup_of("b"), vcft.now()
     pid = world.agent("host2")
     before = own_memory(pid)
-    world.cluster.console("b").run("host2", "memwriter 0 8000 >/dev/null & true")
+    world.dirty(0, 8000)
     with world.slow(host, "32mbit"):
         world.events["host2"].wait_for("shortage", lambda e: e["short"] == "time", 40, since=moment)
         world.commits_go_on(4)
         status = world.cluster.status("host2")
         assert own_memory(pid) - before < 2 * (96 << 20) + (32 << 20)
         assert status["commit_ms"] > status["interval_ms"]
-    world.cluster.console("b").run("host2", "killall memwriter; memwriter 500 500 >/dev/null & true")
+    world.dirty(500, 500)
     request.node.came_to_its_end = True
 
 

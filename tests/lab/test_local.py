@@ -11,7 +11,7 @@ import vcft
 
 pytestmark = pytest.mark.limit(120)
 
-TICK = "i=0; while :; do echo tick $i; i=$((i+1)); usleep 20000; done"
+TICK = "tick 50"
 HOST = "host1"
 MONITOR = "/run/virtcft/sender/second.sock"
 

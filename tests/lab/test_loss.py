@@ -23,7 +23,7 @@ import vcft
 pytestmark = pytest.mark.limit(120)
 
 SEND_RATE = 400
-TICK = "i=0; while :; do echo tick $i; i=$((i+1)); usleep 10000; done"
+TICK = "tick 100"
 ECHO = "nc -ll -p 7100 -e cat"
 RIGHT_OUTSIDE, LEFT_TO_RIGHT = vcft.wan_address(2), vcft.lan_address(2)
 
