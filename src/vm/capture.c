@@ -5,8 +5,9 @@
  *    agent                                         first byte ─► hook ─► scan ─► copy ─► [hash] ─► read to the end
  *  Three commands (stop, xen-save-devices-state to a file, cont): where the FIFO does not work, and as the yardstick.
  *
- *  K1 The FIFO holds one page (F_SETPIPE_SZ) and every device state is larger: QEMU cannot end the command, and so not start the VM, until we
- *     read on. That it still writes when the copy is done is checked: else the capture fails (V1).
+ *  K1 The FIFO holds less than the device state (F_SETPIPE_SZ): QEMU cannot end the command, and so not start the VM, until we read on. It holds
+ *     one page at first, which is less than any state; then as much as it may beside the last state's size, so that QEMU saves most of it while
+ *     pages are copied. That it still writes when the copy is done is checked: else the capture fails (V1), and the next FIFO holds one page.
  *  K2 Once the command is sent the FIFO is read to its end, whatever fails: the guest must go on (V3). If we give up waiting, the FIFO gets
  *     room for the whole state and stays open until QEMU has answered.
  *  K3 Pages found by a scan stay pending until a capture has succeeded; only then the set is emptied (V3).
@@ -172,6 +173,7 @@ static gboolean fifo_take(struct vm *vm, struct job *job, GError **error)
 		return FALSE;
 	if (vm_fifo_is_held(vm))
 		return TRUE;
+	vm->last_devices = 0;
 	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "QEMU did not wait for the copy");
 	return FALSE;
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define FIFO_SMALL 4096                          /* bytes; K1 */
+#define FIFO_SPARE (16u << 10)                   /* bytes that a device state may be smaller than the last one; K1 */
 #define FIFO_LARGE (1 << 20)
 #define STATE_SMALLEST (2 * FIFO_SMALL)
 #define STATE_ROOM (512u << 10)                  /* bytes made ready for a first device state */
@@ -74,11 +75,20 @@ void vm_fifo_discard(struct vm *vm)
 		;
 }
 
+/* The kernel knows powers of two only. */
+size_t vm_fifo_bytes(const struct vm *vm)
+{
+	size_t bytes = FIFO_SMALL;
+	while (bytes < FIFO_LARGE && bytes * 2 + FIFO_SPARE <= vm->last_devices)
+		bytes *= 2;
+	return bytes;
+}
+
 gboolean vm_fifo_open(struct vm *vm, GError **error)
 {
 	struct stat st;
 	vm->fifo = open(vm->fifo_path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-	if (vm->fifo >= 0 && fstat(vm->fifo, &st) == 0 && S_ISFIFO(st.st_mode) && fcntl(vm->fifo, F_SETPIPE_SZ, FIFO_SMALL) >= 0)
+	if (vm->fifo >= 0 && fstat(vm->fifo, &st) == 0 && S_ISFIFO(st.st_mode) && fcntl(vm->fifo, F_SETPIPE_SZ, (int)vm_fifo_bytes(vm)) >= 0)
 		return TRUE;
 	g_set_error(error, VMM_ERROR, VMM_ERROR_STATE, "%s: %s", vm->fifo_path, g_strerror(errno));
 	return FALSE;

@@ -73,6 +73,8 @@ bool vm_state_is_whole(const uint8_t *state, size_t bytes);
 gboolean vm_check_state(const struct capture *c, GError **error);
 /* Make room; keeps what is there. */
 gboolean vm_reserve_devices(struct capture *c, size_t bytes);
+/* How much the FIFO of the next capture holds: less than a device state that is not much smaller than the last one (K1). */
+size_t vm_fifo_bytes(const struct vm *vm);
 gboolean vm_fifo_open(struct vm *vm, GError **error);
 /* The first byte says that the VM is stopped and its disks are drained. An early reply: the command has failed. */
 gboolean vm_fifo_wait(struct vm *vm, nsec_t deadline, GError **error);

@@ -294,6 +294,28 @@ static void test_v3_failed_capture(void)
 	guest_stop(&g);
 }
 
+/* K1: a FIFO that has room for all of the device state. The VM goes on before the copy is made: that is seen, and does not come again. */
+static void test_v1_fifo_too_large(void)
+{
+	if (!guest_requires())
+		return;
+	struct guest g = guest_new(WRITES);
+	struct oracle o;
+	struct capture c = { 0 };
+	oracle_open(&o, &g);
+	guest_boot(&g);
+	oracle_capture(&o, &c);
+	g_assert_cmpuint(vm_fifo_bytes(g.vm), <, c.devices_bytes);
+	g.vm->last_devices = 8 * c.devices_bytes;
+	g_assert_cmpuint(vm_fifo_bytes(g.vm), >, c.devices_bytes);
+	refuse(&o, &c);
+	oracle_capture(&o, &c);
+	oracle_capture(&o, &c);
+	oracle_close(&o);
+	capture_free(&c);
+	guest_stop(&g);
+}
+
 /* K6: a first capture that fails after its early copy. The guest fills pages that it never touches again, so no later write hides a loss; by
  * then it has used up what the boot had left behind, so that they are new to the captures as well. */
 static void test_v3_failed_first_capture(void)
@@ -708,6 +730,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/guest/V2-dirty-of-the-dead", test_v2_dirty_of_the_dead);
 	g_test_add_func("/vm/guest/quiet", test_quiet_guest);
 	g_test_add_func("/vm/guest/V1-paused", test_v1_paused);
+	g_test_add_func("/vm/guest/V1-fifo-too-large", test_v1_fifo_too_large);
 	g_test_add_func("/vm/guest/V3-failed-capture", test_v3_failed_capture);
 	g_test_add_func("/vm/guest/V3-failed-first-capture", test_v3_failed_first_capture);
 	g_test_add_func("/vm/guest/V3-hung", test_v3_hung);
