@@ -75,6 +75,7 @@ void unmerged_clear(struct machine *m)
 
 void vm_close(struct machine *m)
 {
+	room_end(m);
 	if (m->vm)
 		vmm_qemu.free(g_steal_pointer(&m->vm));
 }
@@ -113,6 +114,12 @@ char *console_log_path(const struct machine *m)
 	return g_strdup_printf("%s/console/%s.log", m->o.agent->state_dir, m->o.config->name);
 }
 
+static gboolean fill(void *user, GError **error)
+{
+	struct machine *m = user;
+	return image_copy_ram(m->shadow, m->ram_path, error);
+}
+
 struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 {
 	const struct config_vm *config = m->o.config;
@@ -139,6 +146,7 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 		.nics = nics, .nic_count = config->nic_count, .disks = disks, .disk_count = config->disk_count,
 		.extra = (const char *const *)config->qemu, .ram_path = m->ram_path, .run_dir = run_dir,
 		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify, .hot_pages = m->o.hot_pages, .run_as = m->who,
+		.room_later = c.n > 0, .fill = m->fill ? fill : NULL, .fill_user = m,
 	};
 	gsize n = 0;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;

@@ -122,24 +122,33 @@ static bool disks_rollback(struct machine *m, struct epoch_id c, GError **error)
 	return true;
 }
 
+/* RAM comes from the shadow, when QEMU starts (Q10). */
+static void fill_anew(struct machine *m)
+{
+	g_unlink(m->ram_path);
+	m->fill = true;
+}
+
 /* From what this machine has: roll back to c. */
 static bool place_back(struct machine *m, struct epoch_id c, GError **error)
 {
 	forget_pending(m, c);
 	MUST("E7", epoch_cmp(image_epoch(m->shadow), c) == 0);
-	if (m->vm ? !restore_ram(m, error) : (g_unlink(m->ram_path), !image_copy_ram(m->shadow, m->ram_path, error)))
+	if (m->vm && !restore_ram(m, error))
 		return false;
+	if (!m->vm)
+		fill_anew(m);
 	vm_close(m);
 	return disks_rollback(m, c, error);
 }
 
 /* From the image that a backup held. */
-static bool place_image(struct machine *m, struct generation g, struct image *image, GError **error)
+static bool place_image(struct machine *m, struct generation g, struct image *image)
 {
 	m->shadow = image;
 	m->ram_path = new_ram_path(m, g);
-	g_unlink(m->ram_path);
-	return image_copy_ram(image, m->ram_path, error);
+	fill_anew(m);
+	return true;
 }
 
 /* Power-off state: disks as their bases are, RAM empty. */
@@ -148,6 +157,7 @@ static bool place_fresh(struct machine *m, struct generation g, GError **error)
 	uint64_t blocks[VCFT_DISK_MAX] = { 0 };
 	g_autofree char *log = console_log_path(m);
 	parts_close(m);
+	m->fill = false;
 	g_unlink(log); /* a new life has a new log */
 	if (m->shadow)
 		image_remove(g_steal_pointer(&m->shadow));
@@ -182,33 +192,17 @@ static bool make_dirs(struct machine *m, GError **error)
 	       identity_folder_open(console, error);
 }
 
-/* All of the shadow's room: a commit may not find that somebody else has taken it. It takes as long as the VM's own room (0.2 ms per MiB that is
- * still a hole), and both processors are there for it: beside the start, for which nothing of the shadow but its device state is read. */
-static gpointer reserve_shadow(gpointer user)
+/* A7 */
+static bool start(struct machine *m, struct epoch_id c, GError **error)
 {
-	struct machine *m = user;
-	GError *error = NULL;
-	image_reserve_ram(m->shadow, &error);
-	return error;
-}
-
-static bool start_parts(struct machine *m, struct epoch_id c, GError **error)
-{
-	return disks_start(m, c, error) && (m->vm = vm_start(m, c, error));
-}
-
-static bool start_and_reserve(struct machine *m, struct epoch_id c, GError **error)
-{
-	GThread *thread = g_thread_new("reserve", reserve_shadow, m);
-	bool ok = start_parts(m, c, error);
-	GError *no_room = g_thread_join(thread);
-	if (ok && no_room) {
-		vm_close(m);
-		g_propagate_error(error, no_room);
+	if ((c.n && !room_check(m, error)) || !disks_start(m, c, error) || !(m->vm = vm_start(m, c, error)))
 		return false;
-	}
-	g_clear_error(&no_room);
-	return ok;
+	m->fill = false;
+	if (c.n)
+		room_begin(m);
+	else if (!room_take_now(m, error))
+		return false;
+	return true;
 }
 
 static bool place(struct machine *m, struct job *job, GError **error)
@@ -219,7 +213,7 @@ static bool place(struct machine *m, struct job *job, GError **error)
 	if (job->epoch.n == 0)
 		ok = place_fresh(m, job->generation, error);
 	else if (job->image)
-		ok = place_image(m, job->generation, g_steal_pointer(&job->image), error);
+		ok = place_image(m, job->generation, g_steal_pointer(&job->image));
 	else if (m->shadow)
 		ok = place_back(m, job->epoch, error);
 	else
@@ -227,7 +221,7 @@ static bool place(struct machine *m, struct job *job, GError **error)
 	if (!ok)
 		return false;
 	m->carry.count = m->capture.ram.count = 0;
-	if (!start_and_reserve(m, job->epoch, error))
+	if (!start(m, job->epoch, error))
 		return false;
 	if (!m->source) {
 		struct source_options o = { .vm = m->o.id, .name = m->o.config->name, .self = m->o.self,

@@ -5,6 +5,7 @@
  *   machine-parts.c  paths, disks, QEMU: start and stop
  *   machine-epoch.c  one checkpoint: capture, record, commit, abort
  *   machine-place.c  a recovery: hold, place, run
+ *   machine-room.c   the room of RAM and shadow in the file system
  *
  * Fields below `worker's` in struct machine are touched by the worker only, so nothing there needs a lock; what the loop wants to
  * know comes as a note. The source's thread calls on_stored(), which posts to the loop as well. */
@@ -37,6 +38,8 @@ struct machine {
 	struct source *source;
 	struct image_spec spec;
 	char *ram_path;
+	bool fill;                          /* that file is to be filled from the shadow when its QEMU starts */
+	struct { GThread *thread; bool stop; struct generation generation; } room;   /* machine-room.c */
 	struct generation generation;
 	struct capture capture;             /* of the pending epoch */
 	struct page_set carry;              /* pages of aborted epochs that the next one must have (A2) */
@@ -106,6 +109,17 @@ char *console_log_path(const struct machine *m);
 /* Those that do not run, with what is at c in their folders. */
 bool disks_start(struct machine *m, struct epoch_id c, GError **error);
 struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error);
+
+/* ---- machine-room.c ---- */
+
+/* Is there room for RAM and shadow? */
+bool room_check(struct machine *m, GError **error);
+/* Take it, and return when it is taken. */
+bool room_take_now(struct machine *m, GError **error);
+/* Take it beside what the VM does; what fails is told as a placing that failed. */
+void room_begin(struct machine *m);
+/* Give up what room_begin() has not taken yet. Before `vm` or `shadow` goes. */
+void room_end(struct machine *m);
 
 /* ---- machine-epoch.c ---- */
 

@@ -19,6 +19,7 @@
  * Thread: whoever owns the image; no locks here. Left out: copy-on-write file systems, on which reserved space can run out after all. */
 #include "store/store-private.h"
 
+#include "base/room.h"
 #include "base/sum.h"
 
 #include <errno.h>
@@ -417,10 +418,16 @@ static gboolean allocate(int fd, uint64_t offset, uint64_t bytes, const char *pa
 }
 
 /* The bits stay clear: a page without content is not looked at (I1). */
-gboolean image_reserve_ram(struct image *image, GError **error)
+gboolean image_reserve_ram(struct image *image, const bool *stop, GError **error)
 {
 	const struct region *r = &image->region[0];
-	return allocate(r->fd, 0, r->pages * VCFT_PAGE_SIZE, r->path, error);
+	return room_take(r->fd, r->pages * VCFT_PAGE_SIZE, stop) || fail(error, "no space for", r->path);
+}
+
+gboolean image_room_is_there(const struct image *image, uint64_t more, GError **error)
+{
+	const struct region *r = &image->region[0];
+	return room_is_there(r->fd, r->pages * VCFT_PAGE_SIZE, more) || fail(error, "no space for", r->path);
 }
 
 size_t image_missing(const struct image *image, unsigned region, const uint64_t *index, size_t count)
@@ -545,14 +552,21 @@ static gboolean run_sound(struct image *image, uint64_t from, uint64_t end, GErr
 	return from == end || image_intact(image, error);
 }
 
+static gboolean is_empty(int fd, const char *path, GError **error)
+{
+	if (lseek(fd, 0, SEEK_DATA) < 0 && errno == ENXIO)
+		return TRUE;
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS, "%s: has content; expected holes only", path);
+	return FALSE;
+}
+
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error)
 {
 	const struct region *r = &image->region[0];
-	unlink(path_new);
 	if (!state_sound(image, error))
 		return FALSE;
 	int fd = open_sized(path_new, r->pages * VCFT_PAGE_SIZE, error);
-	gboolean ok = fd >= 0;
+	gboolean ok = fd >= 0 && is_empty(fd, path_new, error);
 	for (uint64_t at = 0, end; ok && next_content(image, &at, &end); at = end)
 		ok = run_sound(image, at, end, error) &&
 		     write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);

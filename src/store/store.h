@@ -51,10 +51,13 @@ GBytes *image_devices(struct image *image);
 GBytes *image_record(struct image *image);
 /* First epoch at which it has all pages; 0: being filled, or at epoch 0. A shadow made with the VM at power-on is complete from its first commit. */
 struct epoch_id image_complete(const struct image *image);
-/* Fill path_new (made anew, tmpfs) with a copy of the image's RAM, holes kept (used to start a VM from it). Refused if anything but its disks is damaged (I5). */
+/* Fill path_new (tmpfs; made if missing, else as large as RAM and all holes) with a copy of the image's RAM, holes kept (used to start a VM from it).
+ * Refused if anything but its disks is damaged (I5); the file is removed then. */
 gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
-/* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. */
-gboolean image_reserve_ram(struct image *image, GError **error);
+/* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. stop: see room_take(). Any thread. */
+gboolean image_reserve_ram(struct image *image, const bool *stop, GError **error);
+/* Would it be there now, and so many bytes more for others? */
+gboolean image_room_is_there(const struct image *image, uint64_t more, GError **error);
 /* Pages of live RAM that differ from the image are copied back from it. only: check just those pages; NULL: all. False: what would be used of the image
  * is damaged (I5); some pages may have been copied. */
 gboolean image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only, size_t *ret_copied, GError **error);

@@ -1,5 +1,7 @@
 /* memory.c - see memory.h. Holes are found by SEEK_DATA and SEEK_HOLE; where these fail, everything counts as data (never too little). */
 #include "vm/memory.h"
+
+#include "base/room.h"
 #include "vm/vmm.h"
 
 #include <errno.h>
@@ -35,18 +37,17 @@ static gboolean settle_size(int fd, const char *path, uint64_t bytes, GError **e
 	return ftruncate(fd, (off_t)bytes) == 0 ? TRUE : fail(error, path, "cannot be sized");
 }
 
-/* R3. What is taken and not yet written is a hole still, for SEEK_DATA. */
-static gboolean reserve(int fd, const char *path, uint64_t bytes, GError **error)
+static gboolean no_room(GError **error, uint64_t bytes)
 {
-	int e;
-	do
-		e = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? errno : 0;
-	while (e == EINTR);
-	if (e == 0 || e == EOPNOTSUPP)
-		return TRUE;
-	g_set_error(error, VMM_ERROR, e == ENOSPC ? VMM_ERROR_SPACE : VMM_ERROR_RAM, "RAM file %s: no room for %" G_GUINT64_FORMAT " MiB: %s", path,
+	int e = errno;
+	g_set_error(error, VMM_ERROR, e == ENOSPC ? VMM_ERROR_SPACE : VMM_ERROR_RAM, "no room for %" G_GUINT64_FORMAT " MiB of RAM: %s",
 	            (guint64)(bytes >> 20), g_strerror(e));
 	return FALSE;
+}
+
+gboolean memory_reserve(const struct memory *memory, const bool *stop, GError **error)
+{
+	return room_take(memory->fd, memory->bytes, stop) || no_room(error, memory->bytes);
 }
 
 gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GError **error)
@@ -59,7 +60,8 @@ gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GE
 	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return fail(error, path, "cannot be opened");
-	void *map = settle_size(fd, path, bytes, error) && reserve(fd, path, bytes, error) ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
+	gboolean fits = settle_size(fd, path, bytes, error) && (room_is_there(fd, bytes, 0) || no_room(error, bytes));
+	void *map = fits ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
 	if (!map || map == MAP_FAILED) {
 		if (map)
 			fail(error, path, "cannot be mapped");

@@ -2,8 +2,9 @@
  *
  * R1 A hole of the file is a page of zeros: nothing here reads holes through the mapping, for that would make them pages like any other.
  * R2 An existing file keeps its contents; a file of another size is refused.
- * R3 Room for all of it is taken from the file system before anybody touches it: a tmpfs that is full is an error here, never a SIGBUS in the
- *    guest later. What is taken and was never written counts as a hole.
+ * R3 That there is room for all of it in the file system is seen before anybody touches it, and then it is taken (RM1): before a guest is powered on; of a
+ *    guest that is put back, which has waited long enough, while it runs. Should somebody else have been quicker then, QEMU may end by a SIGBUS, and
+ *    is recovered as one that ended. What is taken and was never written counts as a hole. No hole is touched by us (R1), so we do not end.
  * One thread at a time. */
 #ifndef VCFT_VM_MEMORY_H
 #define VCFT_VM_MEMORY_H
@@ -15,8 +16,10 @@
 
 struct memory { int fd; uint64_t bytes; uint8_t *map; };
 
-/* Open or make (0600) the file and map it shared. On error *memory is as memory_close() leaves it. */
+/* Open or make (0600) the file and map it shared, if there is room for it (R3). On error *memory is as memory_close() leaves it. */
 gboolean memory_open(struct memory *memory, const char *path, uint64_t bytes, GError **error);
+/* Take its room. stop: as room_take() has it. Any thread until memory_close(). */
+gboolean memory_reserve(const struct memory *memory, const bool *stop, GError **error);
 /* Unmap and close; the file stays. */
 void memory_close(struct memory *memory);
 uint64_t memory_pages(const struct memory *memory);

@@ -10,6 +10,8 @@
  *    kernel, initrd, the preloaded library. In its folder nothing is opened by us that is not what we expect there, and no link is followed.
  * Q8 A guest's frames are not lost on their way to the switch: QEMU throws away at a stop the one that its socket had no room for. So the socket is
  *    connected here, with room for more than QEMU sends between two looks of the switch (a burst is 256 frames), and inherited.
+ * Q10 The RAM that belongs to a state is written (fill) while the process starts, which looks at none of it before it loads the state; with the comparing
+ *    tracker before, for that takes it as the base.
  * NICs and disks connect to their sockets while the process starts: their servers must be there. */
 #include "vm/vm-private.h"
 
@@ -183,12 +185,18 @@ static gboolean spawn(struct vm *vm, const struct vm_spec *given, struct sockets
 	return process_start(&vm->process, argv, env, keep, G_N_ELEMENTS(keep), log, &spec.run_as, error);
 }
 
+/* Q10 */
+static gboolean fill(const struct vm_spec *spec, GError **error)
+{
+	return !spec->fill || spec->fill(spec->fill_user, error);
+}
+
 static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets *s, bool incoming, GError **error)
 {
 	struct lent lent = { .fd = { -1, -1, -1 } };
 	gboolean ok = lend(spec, &lent, error) && spawn(vm, spec, s, &lent, incoming, error);
 	lent_clear(&lent);
-	if (!ok)
+	if (!ok || (!vm->tracker && !fill(spec, error)))
 		return FALSE;
 	close(s->qmp[1]);
 	vm->qmp = qmp_new(s->qmp[0]);
@@ -233,7 +241,7 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	bool preload = spec->preload && !vm_gives_memory_back(spec) && track_uffd_probe(detail, sizeof detail) &&
 	               track_pagemap_probe(detail, sizeof detail);
 	struct sockets s;
-	if (!preload && !choose_tracker(vm, -1, error))
+	if (!preload && !(fill(spec, error) && choose_tracker(vm, -1, error)))
 		return FALSE;
 	if (!open_sockets(spec, &s, preload, error))
 		return FALSE;
@@ -254,7 +262,7 @@ static gboolean give_files(struct vm *vm, const struct vm_spec *spec, GError **e
 
 static gboolean prepare(struct vm *vm, const struct vm_spec *spec, GError **error)
 {
-	if (!memory_open(&vm->memory, spec->ram_path, spec->memory_bytes, error))
+	if (!memory_open(&vm->memory, spec->ram_path, spec->memory_bytes, error) || !(spec->room_later || memory_reserve(&vm->memory, NULL, error)))
 		return FALSE;
 	if (!bits_init(&vm->pending, memory_pages(&vm->memory)) || !bits_init(&vm->late, memory_pages(&vm->memory))) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "no memory");
@@ -300,6 +308,15 @@ static gboolean explained(const struct vm *vm, gboolean ok, GError *why, GError 
 	vm_explain(vm, &why);
 	g_propagate_error(error, why);
 	return FALSE;
+}
+
+static gboolean qemu_reserve(struct vm *vm, const bool *stop, GError **error)
+{
+	GError *why = NULL;
+	gboolean ok = memory_reserve(&vm->memory, stop, &why);
+	if (!ok)
+		g_propagate_prefixed_error(error, why, "vm %s: ", vm->name);
+	return ok;
 }
 
 static gboolean qemu_run(struct vm *vm, GError **error)
@@ -374,7 +391,7 @@ static void qemu_free(struct vm *vm)
 }
 
 const struct vmm vmm_qemu = {
-	.name = "qemu", .start = qemu_start, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
+	.name = "qemu", .start = qemu_start, .reserve = qemu_reserve, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
 	.bare_pause = qemu_bare_pause, .off = qemu_off, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
 	.accelerator = qemu_accelerator, .kill = qemu_kill, .free = qemu_free,
 };

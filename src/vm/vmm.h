@@ -7,7 +7,7 @@
  *  V4 start() with device state puts the VM, paused, into exactly the state in which it was saved, RAM file included.
  *  V5 That a guest has powered itself off is a part of its state: it is captured like any other, and after start() with that state run() leaves it off.
  *
- * A struct vm is used by one thread at a time (the agent's worker for this VM), except kill() and pid(). */
+ * A struct vm is used by one thread at a time (the agent's worker for this VM), except kill(), pid() and reserve(). */
 #ifndef VCFT_VM_VMM_H
 #define VCFT_VM_VMM_H
 
@@ -53,6 +53,10 @@ struct vm_spec {
 	const char *console_log;               /* its output is appended here too */
 	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
 	bool verify;                           /* hash RAM in each capture */
+	bool room_later;                       /* room for the RAM file is taken by reserve(), when it has started */
+	gboolean (*fill)(void *user, GError **error);   /* writes the RAM that belongs to the state into the file, where it has holes only; while the
+	                                         * process starts, in the caller's thread; NULL: it is there */
+	void *fill_user;
 	bool hot_pages;                        /* pages written in every epoch stay unprotected and are compared (track-hot.h) */
 	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
 };
@@ -87,6 +91,8 @@ struct vmm {
 	const char *name;
 	/* Start the process, paused. state NULL: power-on; else the device state that belongs to the RAM file (V4). */
 	struct vm *(*start)(const struct vm_spec *spec, const uint8_t *state, size_t state_bytes, GError **error);
+	/* Take the room for all of its RAM from the file system (room_later). Any thread until free(); stop: gives up when it becomes true. */
+	gboolean (*reserve)(struct vm *vm, const bool *stop, GError **error);
 	/* Let it run, unless it is off (V5). */
 	gboolean (*run)(struct vm *vm, GError **error);
 	/* Stop it (used when a generation ends). */

@@ -63,6 +63,7 @@ static void check_sound(struct image *image)
 		all = all && sound;
 		demand(image_intact(image, NULL) == all);
 	}
+	demand(unlink(copy) == 0);
 	demand(image_copy_ram(image, copy, NULL) == all);
 }
 
@@ -87,6 +88,7 @@ static void use(struct image *image)
 	check_region(image, 0, RAM_PAGES);
 	check_region(image, 1, BLOCKS);
 	image_hash_ram(image, hash);
+	unlink(copy);
 	demand(image_copy_ram(image, copy, NULL));
 	demand(image_restore_ram(image, live, NULL, NULL, NULL));
 	XXH128_hash_t h = XXH3_128bits(live, sizeof live);

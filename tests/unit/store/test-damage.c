@@ -80,6 +80,7 @@ static void check_refused(struct one *o)
 static void check_good(struct one *o)
 {
 	g_assert_true(image_copy_ram(o->image, o->copy, NULL));
+	g_assert_cmpint(g_unlink(o->copy), ==, 0);
 	g_assert_true(image_restore_ram(o->image, o->live, NULL, NULL, NULL));
 	g_assert_true(image_intact(o->image, NULL));
 }

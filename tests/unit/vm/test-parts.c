@@ -80,7 +80,7 @@ static void test_memory_space(void)
 	g_autoptr(GError) error = NULL;
 	g_autofree char *dir = g_dir_make_tmp("vcft-space-XXXXXX", NULL), *path = g_build_filename(dir, "ram", NULL);
 	g_assert_cmpint(mount("tmpfs", dir, "tmpfs", 0, "size=1m"), ==, 0);
-	bool small = memory_open(&m, path, 512 << 10, &error);
+	bool small = memory_open(&m, path, 512 << 10, &error) && memory_reserve(&m, NULL, &error);
 	uint64_t first = 0, data = small ? memory_data(&m, &first) : 1;
 	memory_close(&m);
 	g_unlink(path);
