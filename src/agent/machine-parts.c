@@ -80,6 +80,27 @@ void vm_close(struct machine *m)
 		vmm_qemu.free(g_steal_pointer(&m->vm));
 }
 
+static gpointer bury(gpointer vm)
+{
+	vmm_qemu.free(vm);
+	return NULL;
+}
+
+void vm_leave(struct machine *m)
+{
+	if (!m->vm)
+		return;
+	room_end(m);
+	vmm_qemu.abandon(m->vm);
+	m->former = g_thread_new("former", bury, g_steal_pointer(&m->vm));
+}
+
+void former_end(struct machine *m)
+{
+	if (m->former)
+		g_thread_join(g_steal_pointer(&m->former));
+}
+
 void parts_close(struct machine *m)
 {
 	vm_close(m);

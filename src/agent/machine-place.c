@@ -129,7 +129,8 @@ static void fill_anew(struct machine *m)
 	m->fill = true;
 }
 
-/* From what this machine has: roll back to c. */
+/* From what this machine has: roll back to c. A8: a VM that stands still writes nothing any more, so its QEMU may end while another one is started; but the
+ * ports are the former one's until it has ended, so the new one is not said to be there before. */
 static bool place_back(struct machine *m, struct epoch_id c, GError **error)
 {
 	forget_pending(m, c);
@@ -138,7 +139,7 @@ static bool place_back(struct machine *m, struct epoch_id c, GError **error)
 		return false;
 	if (!m->vm)
 		fill_anew(m);
-	vm_close(m);
+	vm_leave(m);
 	return disks_rollback(m, c, error);
 }
 
@@ -239,6 +240,7 @@ void job_place(struct machine *m, struct job *job)
 	GError *error = NULL;
 	m->generation = job->generation;
 	bool ok = place(m, job, &error);
+	former_end(m);
 	struct note *n = note_new(m, NOTE_PLACED, job, error);
 	if (ok) {
 		n->pid[0] = vmm_qemu.pid(m->vm);

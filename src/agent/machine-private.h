@@ -38,6 +38,7 @@ struct machine {
 	struct source *source;
 	struct image_spec spec;
 	char *ram_path;
+	GThread *former;                    /* waits for the end of the QEMU that a recovery has replaced; A8 */
 	bool fill;                          /* that file is to be filled from the shadow when its QEMU starts */
 	struct { GThread *thread; bool stop; struct generation generation; } room;   /* machine-room.c */
 	struct generation generation;
@@ -103,6 +104,9 @@ void loans_end(struct machine *m);
 /* Nothing is left to be merged: all that was sealed is committed, or dropped. */
 void unmerged_clear(struct machine *m);
 void vm_close(struct machine *m);
+/* The same, but the end of its process is waited for by former_end(). */
+void vm_leave(struct machine *m);
+void former_end(struct machine *m);
 void parts_close(struct machine *m);
 char *disk_folder(const struct machine *m, unsigned disk);
 char *console_log_path(const struct machine *m);

@@ -367,6 +367,20 @@ static const char *qemu_method(const struct vm *vm) { return vm->method == VM_TH
 static const char *qemu_accelerator(const struct vm *vm) { return vm->kvm ? "kvm" : "tcg"; }
 static void qemu_kill(struct vm *vm) { process_kill(&vm->process); }
 
+static void remove_file(char **path)
+{
+	if (*path)
+		unlink(*path);
+	g_clear_pointer(path, g_free);
+}
+
+static void qemu_abandon(struct vm *vm)
+{
+	process_kill(&vm->process);
+	remove_file(&vm->fifo_path);
+	remove_file(&vm->state_path);
+}
+
 static void qemu_free(struct vm *vm)
 {
 	if (!vm)
@@ -380,12 +394,8 @@ static void qemu_free(struct vm *vm)
 	bits_free(&vm->late);
 	page_set_free(&vm->late_pages);
 	memory_close(&vm->memory);
-	if (vm->fifo_path)
-		unlink(vm->fifo_path);
-	if (vm->state_path)
-		unlink(vm->state_path);
-	g_free(vm->fifo_path);
-	g_free(vm->state_path);
+	remove_file(&vm->fifo_path);
+	remove_file(&vm->state_path);
 	g_free(vm->name);
 	g_free(vm);
 }
@@ -393,5 +403,5 @@ static void qemu_free(struct vm *vm)
 const struct vmm vmm_qemu = {
 	.name = "qemu", .start = qemu_start, .reserve = qemu_reserve, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
 	.bare_pause = qemu_bare_pause, .off = qemu_off, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
-	.accelerator = qemu_accelerator, .kill = qemu_kill, .free = qemu_free,
+	.accelerator = qemu_accelerator, .kill = qemu_kill, .abandon = qemu_abandon, .free = qemu_free,
 };

@@ -115,7 +115,9 @@ struct vmm {
 	const char *(*accelerator)(const struct vm *vm);
 	/* SIGKILL. Any thread. */
 	void (*kill)(struct vm *vm);
-	/* kill, wait for the end, close and free all; the RAM file stays. */
+	/* kill, and let go of its names in the file system: another may start in its place while free() waits for its end. */
+	void (*abandon)(struct vm *vm);
+	/* kill, wait for the end, close and free all; the RAM file stays. Any one thread. */
 	void (*free)(struct vm *vm);
 };
 
