@@ -4,13 +4,15 @@ BUILD ?= build
 .PHONY: all deps demo check bench sim fuzz campaign guests clean
 
 all: $(BUILD)/build.ninja
-	ninja -C $(BUILD) --quiet
+	@echo "building $(BUILD) (a few minutes, the first time)"
+	@if [ -t 1 ]; then ninja -C $(BUILD); else ninja -C $(BUILD) --quiet; fi
 
 deps:
 	@packaging/install-deps
 
 $(BUILD)/build.ninja: | deps
-	meson setup $(BUILD) >/dev/null
+	@echo "setting up $(BUILD)"
+	@meson setup $(BUILD) >/dev/null
 
 demo: all guests
 	demo/run
