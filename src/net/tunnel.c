@@ -17,6 +17,7 @@
  * Thread: switch; a handshake costs it its computation, a fraction of a millisecond, and no waiting. */
 #include "net/net-private.h"
 
+#include "base/fault.h"
 #include "base/must.h"
 
 #include <arpa/inet.h>
@@ -503,6 +504,16 @@ static int gather(const struct tunnel *t, struct iovec iov[static 2 * WRITE_BATC
 	return n;
 }
 
+/* The fault: half of the first frame goes out, or of the marker; then the connection ends. */
+static void tear(struct net *net, struct tunnel *t)
+{
+	struct iovec iov[2 * WRITE_BATCH];
+	int pieces = gather(t, iov), torn = t->written < ring_at(&t->queue, 0)->frame->head_bytes && pieces > 1;
+	iov[torn].iov_len /= 2;
+	(void)tls_write(t->tls, iov, torn + 1);
+	tunnel_break(net, t, "fault: tunnel-torn");
+}
+
 static void written(struct net *net, struct tunnel *t, size_t n)
 {
 	t->written += n;
@@ -518,6 +529,10 @@ void tunnel_flush(struct net *net, struct tunnel *t)
 {
 	if (t->state != TUNNEL_UP)
 		return;
+	if (t->queue.count && fault(FAULT_TUNNEL_TORN)) {
+		tear(net, t);
+		return;
+	}
 	while (t->queue.count) {
 		struct iovec iov[2 * WRITE_BATCH];
 		ssize_t n = tls_write(t->tls, iov, gather(t, iov));

@@ -124,6 +124,18 @@ def check_rules():
                     yield f'{file}:{number}: rule {rule} is stated nowhere'
 
 
+def check_faults():
+    """Every fault point can happen (it stands in src/) and is ordered by a test: in C by FAULT_NAME, in Python by name. (Not those of the fault points' own test.)"""
+    code = '\n'.join('\n'.join(lines(file)) for file in files('src', '.c'))
+    ordered = '\n'.join('\n'.join(lines(file)) for file in files('tests', '.c', '.py', 'run') if not file.startswith(('tests/unit/base/', 'tests/lint/')))
+    for number, line in enumerate(lines('src/base/faults.def'), 1):
+        for symbol, name in re.findall(r'^FAULT\((\w+), "([\w-]+)"', line):
+            if not re.search(rf'\bFAULT_{symbol}\b', code):
+                yield f'src/base/faults.def:{number}: {name} stands nowhere in src/'
+            if not re.search(rf'\bFAULT_{symbol}\b|["=,]{name}\b', ordered):
+                yield f'src/base/faults.def:{number}: no test orders {name}'
+
+
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith('check_')}
 
 

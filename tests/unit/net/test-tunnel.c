@@ -2,6 +2,7 @@
  * send junk or break their word. */
 #include "net-test.h"
 
+#include "base/fault.h"
 #include "base/messages.h"
 
 #include <arpa/inet.h>
@@ -267,6 +268,22 @@ static void test_reconnect(struct fixture *f, gconstpointer data)
 		vm_send(f->vm[1], 1, 3, i);
 		vm_expect(f->vm[3], 1, i);
 	}
+}
+
+/* Half a frame is none: nobody gets it. What was not written whole goes over the next connection. */
+static void test_torn(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	fault_set(FAULT_TUNNEL_TORN, 1);
+	for (uint32_t i = 0; i < 3; i++)
+		vm_send(f->vm[1], 1, 3, i);
+	HOST_WAIT(f->h[2], f->h[2]->downs == 1);
+	for (uint32_t i = 0; i < 3; i++)
+		vm_expect(f->vm[3], 1, i);
+	vm_expect_nothing(f->vm[3]);
+	wait_up(f);
+	g_assert_cmpuint(fault_fired(FAULT_TUNNEL_TORN), ==, 1);
+	fault_clear();
 }
 
 static const struct net_limits small = { .port_bytes = 64 << 10 };
@@ -836,6 +853,7 @@ int main(int argc, char **argv)
 	ADD("P1-held", test_p1_held, NULL);
 	ADD("G1-generations", test_g1_generations, NULL);
 	ADD("reconnect", test_reconnect, NULL);
+	ADD("torn", test_torn, NULL);
 #undef ADD
 #define ADD(name, function, data) g_test_add("/net/tunnel/" name, struct fixture, data, setup, function, teardown)
 	ADD("N5-marker-in-order", test_n5_marker_in_order, NULL);
