@@ -11,7 +11,9 @@
 #include <pthread.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #define BLOCKS 40u
@@ -536,6 +538,43 @@ static void no_space_fails_and_retry_passes(void)
 	disk_stack_close(stack);
 }
 
+/* Until it is given back the overlay's second block cannot be written: EFBIG, as good as EIO. */
+static void forbid_large_files(bool forbidden)
+{
+	struct rlimit limit;
+	g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &limit), ==, 0);
+	limit.rlim_cur = forbidden ? DISK_BLOCK_BYTES : limit.rlim_max;
+	signal(SIGXFSZ, forbidden ? SIG_IGN : SIG_DFL);
+	g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &limit), ==, 0);
+}
+
+/* D3, D10: a fold that fails leaves its epoch where it was: not committed, read as before; the retry passes. */
+static void failed_fold_is_no_commit(void)
+{
+	g_autoptr(scratch) dir = scratch_new();
+	g_autofree char *base = scratch_file(dir, "base", 8 * DISK_BLOCK_BYTES, 1), *log = epoch_log_path(dir, epoch_of(1), "");
+	g_autoptr(GError) error = NULL;
+	struct disk_stack *stack = open_small(dir, base, 1);
+	uint64_t count;
+	write_byte(stack, 0, 5);
+	write_byte(stack, 3, 6);
+	g_assert_true(disk_stack_seal(stack, epoch_of(1), &count, NULL));
+	forbid_large_files(true);
+	gboolean committed = disk_stack_commit(stack, epoch_of(1), &error);
+	forbid_large_files(false);
+	g_assert_false(committed);
+	assert_error_has(error, "overlay, block 3: File too large");
+	g_assert_true(g_file_test(log, G_FILE_TEST_EXISTS));
+	g_assert_cmpint(read_byte(stack, 0), ==, 5);
+	g_assert_cmpint(read_byte(stack, 3), ==, 6);
+	g_assert_true(disk_stack_commit(stack, epoch_of(1), NULL));
+	disk_stack_close(stack);
+	stack = open_small(dir, base, 2);
+	g_assert_cmpint(read_byte(stack, 0), ==, 5);
+	g_assert_cmpint(read_byte(stack, 3), ==, 6);
+	disk_stack_close(stack);
+}
+
 /* Take all the space that is left. */
 static void fill(const char *dir)
 {
@@ -672,6 +711,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/disk/stack/beyond-the-end", requests_beyond_the_end_are_refused);
 	g_test_add_func("/disk/stack/D14-no-space", no_space_fails_and_retry_passes);
 	g_test_add_func("/disk/stack/D14-full-file-system", full_file_system);
+	g_test_add_func("/disk/stack/D10-failed-fold", failed_fold_is_no_commit);
 	g_test_add_func("/disk/stack/D24-bad-log", bad_log_is_not_used);
 	g_test_add_func("/disk/stack/D25-D26-bad-overlay", bad_overlay_is_told);
 	g_test_add_func("/disk/stack/D27-outlives", log_outlives_the_process);
