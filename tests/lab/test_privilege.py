@@ -172,7 +172,8 @@ def test_cs1_the_control_socket_knows_who_speaks(shared):
     member = (nobody.pw_uid, group.gr_gid)
     assert alone.run_as(*member, "virtcft", "status", "--json")[0] == 0
     assert alone.run_as(*member, "virtcft", "events", "--json")[0] == 0
-    for verb in (["checkpoint"], ["down"], ["console", "guest"], ["checkpoint", "--bare", "guest", "1"]):
+    alone.sh("echo 'cluster: other\nvms: [ { name: x, memory: 16M, kernel: /bin/sh } ]' > /run/other.yaml; chmod 644 /run/other.yaml")
+    for verb in (["up", "/run/other.yaml"], ["checkpoint"], ["down"], ["console", "guest"], ["checkpoint", "--bare", "guest", "1"]):
         status, output = alone.run_as(*member, "virtcft", *verb)
         assert status == 1 and re.fullmatch(rf"virtcft: \w+ is for root; this is user {nobody.pw_uid}\n", output), output
     status, output = alone.run_as(nobody.pw_uid, nobody.pw_gid, "virtcft", "status")
