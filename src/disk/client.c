@@ -131,6 +131,8 @@ gboolean disk_commit(struct disk *disk, struct epoch_id r, GError **error)
 {
 	if (fault(FAULT_DISK_COMMIT))
 		kill(disk->pid, SIGKILL);
+	if (fault(FAULT_DISK_FOLD))
+		return disk_fail(error, "disk %s: commit: a fault was ordered", disk->dir);
 	return ask(disk, CONTROL_COMMIT, r, error);
 }
 

@@ -62,6 +62,21 @@ def run_with(faults):
         return result
 
 
+def test_a_fold_that_fails(tiny_guest):
+    """The disk does not take what is committed (EIO): all go back to that checkpoint, where they are; the fold is tried again, and passes."""
+    with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "disk-fold"}) as lab:
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["diskwriter 50 200"], disks=[lab.zeros("disk.raw", 16 << 20)])])
+        events = cluster.events("host1")
+        cluster.up()
+        died = events.wait_for("vm-exited", lambda e: e["process"] == "nbdkit", 60)
+        finished = events.wait_for("recovery-finished", timeout=40, since=died["time"])
+        events.wait_for("checkpoint-committed", lambda e: e["epoch"] >= finished["epoch"] + EPOCHS, 60, since=finished["time"])
+        console = cluster.console("busy")
+        console.wait_for("^diskwriter ok .* passes=[1-9]", 60)
+        assert console.find(vcft.GUEST_FAIL) is None
+        assert finished["epoch"] > 0 and cluster.host_of("busy") == "host1" and "started anew" not in lab.log_tails(1000)
+
+
 def lose_host(lab, cluster):
     """Attempts to restore a VM fail, and it turns out that there is no room when one has succeeded; all is made good, and as it must be."""
     cluster.first = "host2"
