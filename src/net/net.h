@@ -22,7 +22,9 @@
  *  N8 A guest, or a QEMU that was taken over, may send what and as fast as it can, and read nothing. Memory stays bounded: a port has at most
  *     port_bytes queued, as much held, and its socket's buffer; an uplink held_bytes; a record RECORD_BYTES_MAX; a tunnel's queue see below. In each of
  *     these the senders share (struct share): one that floods takes no room from one that does not. A checkpoint waits for what a stopped VM has in
- *     its sockets when it is cut, and for no more.
+ *     its sockets when it is cut, and for no more. So a flood makes it later by no more than this: 1 s at the gate of a VM that takes nothing (net_gate(); it
+ *     ends 10 s after its beginning even for one that takes a frame now and then: K9), the time in which a tunnel carries its queue in front of the marker,
+ *     and that in which RECORD_BYTES_MAX for each VM go to its backups.
  *  U1 A frame leaves by an uplink only if its epoch <= released (or the network is `output: immediate`). U2 In arrival order.
  *  U3 A rollback to c drops the held frames of epochs > c and no others.
  *  U4 What came in by an uplink after c, or while the switch stood, is delivered again after a rollback to c.
