@@ -3,7 +3,7 @@
 One cluster on four hosts lives through all shortages; each heals before the next. Images are verified at every epoch.
 
     a  host1   diskwriter on a disk      b  host2   memwriter      c  host3   ends itself, reboots
-    host4      may hold hardly any image: backup_memory
+    host4      may hold hardly any image: backup_memory     host2   holds little for the outside: held_memory
 
 What a test takes away it gives back in the end, whatever happens.
 """
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.limit(180)
 VMS_SPACE = "48m"                            # of the file system under each host's disks and images of disks
 RAM_SPACE = "600m"                           # of the tmpfs of each host
 LIMITED = "host4"
+FLOOD_LEAST = 1000                           # frames that find no room
+HELD_MEMORY = 256 << 10                      # of host2
+SETTINGS = {LIMITED: "backup_memory: 4M\n", "host2": "held_memory: 256K\n"}
 
 
 class World(vcft.World):
@@ -33,9 +36,8 @@ class World(vcft.World):
             vcft.wait_until("the agent to end", lambda: not self.lab.exec(host, "pgrep", "-x", "virtcftd", check=False), 10)  # noqa: B023
             self.lab.exec(host, "sh", "-c", f"mkdir -p /var/lib/virtcft/vms && mount -t tmpfs -o size={VMS_SPACE} tmpfs /var/lib/virtcft/vms && "
                           f"mount -o remount,size={RAM_SPACE} /dev/shm")
-            if host == LIMITED:
-                with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
-                    file.write("backup_memory: 4M\n")
+            with open(os.path.join(self.lab.folder(host), "etc", "virtcft", "virtcftd.yaml"), "a", encoding="utf-8") as file:
+                file.write(SETTINGS.get(host, ""))
             self.lab("agent", host)
         self.cluster = vcft.Cluster(self.lab, interval="200ms", vms=[
             vcft.tiny_vm("a", 1, "host1", ["diskwriter 50 2000"], disks=[self.lab.zeros("a.raw", 32 << 20)]),
@@ -60,6 +62,11 @@ class World(vcft.World):
     def commits_go_on(self, epochs=5):
         first = self.cluster.status()["committed"]
         self.cluster.wait_status("more commits", lambda s: s["committed"] >= first + epochs, 40)
+
+    def is_over(self, host, short, since):
+        """That shortage was said, and is said to have ended: nothing has to be reset by hand (B1)."""
+        said = self.events[host].wait_for("shortage", lambda e: e["short"] == short, 1, since=since)
+        self.events[host].wait_for("shortage-over", lambda e: e["short"] == short, 40, since=said["time"])
 
     def works(self, vm, program):
         """The guest's program checks what it has written and finds it right."""
@@ -127,6 +134,7 @@ def test_backup_memory(world, request):
     status = world.cluster.status()
     assert status["protected"] and all(LIMITED not in vm["backups"] for vm in status["vms"])
     assert world.cluster.status(LIMITED)["memory"]["image_bytes"] <= 4 << 20
+    world.is_over(LIMITED, "memory", 0)
     request.node.came_to_its_end = True
 
 
@@ -141,7 +149,7 @@ def test_disk_full_at_home(world, request):
         assert status["protected"]
         world.works("b", "memwriter")
     world.events["host1"].wait_for("vm-goes-on", lambda e: e["vm"] == "a", 20, since=moment)
-    world.events["host1"].wait_for("shortage-over", lambda e: e["short"] == "disk", 20, since=moment)
+    world.is_over("host1", "disk", moment)
     world.works("a", "diskwriter")
     assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
@@ -159,6 +167,7 @@ def test_backup_full(world, request, folder, vm):
         world.commits_go_on()
     if vm == "b":
         world.dirty(500, 500)
+    world.is_over(host, "memory", moment)
     assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
 
@@ -178,6 +187,7 @@ def test_no_descriptors(world, request):
     finally:
         subprocess.run(["prlimit", "--pid", pid, f"--nofile={before[0]}:{before[1]}"], check=True)
     assert json.loads(waiting.stdout.readline())["cluster"] == "test"        # whoever has waited is served
+    world.is_over("host1", "descriptors", moment)
     world.commits_go_on()
     assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
@@ -190,8 +200,13 @@ def test_slow_backup(world, request):
     with world.slow(host, "4mbit"):
         world.events["host2"].wait_for("shortage", lambda e: e["short"] == "backup" and ("too slow" in e["text"] or "no progress" in e["text"]), 40,
                                        since=moment)
-        world.cluster.wait_status("another backup", lambda s: host not in next(v for v in s["vms"] if v["name"] == "b")["backups"], 40)
+        world.cluster.wait_status("another backup", lambda s: s["protected"] and host not in next(v for v in s["vms"] if v["name"] == "b")["backups"], 60)
         world.commits_go_on()
+    world.is_over("host2", "backup", moment)
+    with world.slow(world.backup_of("b"), "4mbit"):     # the only one that is left then is the one that was suspected
+        world.cluster.wait_status("the first one again", lambda s: next(v for v in s["vms"] if v["name"] == "b")["backups"] == [host], 60)
+        world.commits_go_on()
+    world.dirty(500, 500)
     assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
 
@@ -209,6 +224,7 @@ def test_dirty_faster_than_the_link(world, request):
         assert own_memory(pid) - before < 2 * (96 << 20) + (32 << 20)
         assert status["commit_ms"] > status["interval_ms"]
     world.dirty(500, 500)
+    world.is_over("host2", "time", moment)
     request.node.came_to_its_end = True
 
 
@@ -219,7 +235,7 @@ def own_memory(pid):
 
 
 def test_output(world, request):
-    """g) The outside does not read, the uplink is down, the guest floods: what is held is bounded, drops are counted and shown."""
+    """g) The outside does not read, the uplink is down: what is held is bounded, drops are counted and shown."""
     moment, console = vcft.now(), world.cluster.console("b")
     world.lab.outside_popen("/usr/bin/python3", "-c", "import signal, socket\ns = socket.create_server(('10.78.0.1', 7300))\nc = s.accept()\nsignal.pause()")
     console.run("host2", "(sleep 1; cat /dev/zero | nc 10.78.0.1 7300) >/dev/null 2>&1 & true")
@@ -233,8 +249,33 @@ def test_output(world, request):
         world.commits_go_on()
     finally:
         world.lab.exec("host2", "ip", "link", "set", "vcft-wan", "up")
-    world.events["host2"].wait_for("shortage-over", lambda e: e["short"] == "output", 20, since=moment)
+    world.is_over("host2", "output", moment)
     vcft.wait_until("an answer from outside", lambda: "bytes from" in console.run("host2", "ping -c 1 -W 1 10.78.0.1; true"), 20)
+    request.node.came_to_its_end = True
+
+
+def test_flood_to_the_outside(world, request):
+    """g) A guest sends to the outside what its NIC takes: `held_memory` is kept, what is too much is dropped and counted, checkpoints go on."""
+    moment, console, pid = vcft.now(), world.cluster.console("b"), world.agent("host2")
+    anonymous, network = own_memory(pid), world.cluster.status("host2")["network"]
+    assert network["held_limit"] == HELD_MEMORY
+    wan, stranger = vcft.mac(1, 2), "02:78:00:00:00:99"
+    console.run("host2", f"cd /sys/class/net; for i in *; do grep -q {wan} $i/address && flood $i {stranger} {stranger} >/dev/null & done; true")
+    try:
+        held = []
+        for _ in range(20):
+            world.commits_go_on(1)
+            held.append(world.cluster.status("host2")["network"])
+        assert all(n["held_bytes"] <= HELD_MEMORY for n in held) and any(n["held_frames"] for n in held)
+        assert held[-1]["dropped_full"] - network["dropped_full"] > FLOOD_LEAST
+        assert own_memory(pid) - anonymous < 64 << 20
+        world.events["host2"].wait_for("shortage", lambda e: e["short"] == "output" and "full queues" in e["text"], 10, since=moment)
+    finally:
+        console.run("host2", "killall flood", 60)
+    world.is_over("host2", "output", moment)
+    vcft.wait_until("an answer from outside", lambda: "bytes from" in console.run("host2", "ping -c 1 -W 1 10.78.0.1; true"), 20)
+    world.works("b", "memwriter")
+    assert not any(events.all("recovery-started", since=moment) for events in world.events.values())
     request.node.came_to_its_end = True
 
 
