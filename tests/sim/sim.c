@@ -1,6 +1,7 @@
 /* sim.c - the simulator's command: runs schedules, one for each seed, and says which broke what; with --mutants, which seed finds which deliberate fault.
  *
- * Usage: sim [--runs N] [--seed N] [--trace] [--report FILE] [--mutants] [--mutant NAME] [--forever]. The last line is `N schedules, N violations`. */
+ * Usage: sim [--runs N] [--seed N] [--trace] [--report FILE] [--mutants] [--mutant NAME] [--forever]. The last line is `N schedules, N violations`; the exit
+ * code is 1 if there were any, with --trace as without, 2 if the call was wrong. */
 #include "sim.h"
 
 #include "base/must.h"
@@ -301,14 +302,14 @@ static enum mutant mutant_by_name(const char *name)
 
 /* ---- main ---- */
 
-static gint64 runs = 1000, first = 1;
+static gint64 runs = -1, first = 1;
 static gboolean tracing, mutants, forever;
 static char *report_path, *mutant;
 
 static const GOptionEntry options[] = {
-	{ "runs", 0, 0, G_OPTION_ARG_INT64, &runs, "How many schedules (1000); for --mutants: at most, for each", "N" },
+	{ "runs", 0, 0, G_OPTION_ARG_INT64, &runs, "How many schedules (1000, with --trace 1); for --mutants: at most, for each", "N" },
 	{ "seed", 0, 0, G_OPTION_ARG_INT64, &first, "The first seed (1)", "N" },
-	{ "trace", 0, 0, G_OPTION_ARG_NONE, &tracing, "Say everything that happens; one schedule unless --runs says more", NULL },
+	{ "trace", 0, 0, G_OPTION_ARG_NONE, &tracing, "Say everything that happens", NULL },
 	{ "forever", 0, 0, G_OPTION_ARG_NONE, &forever, "Go on until stopped, from a random seed", NULL },
 	{ "mutants", 0, 0, G_OPTION_ARG_NONE, &mutants, "Switch on one deliberate fault after the other and find each", NULL },
 	{ "mutant", 0, 0, G_OPTION_ARG_STRING, &mutant, "Switch on this deliberate fault", "NAME" },
@@ -342,7 +343,7 @@ static uint64_t run_all(uint64_t *ret_done, double *ret_seconds)
 			progress(done, started);
 		sim_tracing = tracing;
 		if (!run(seed)) {
-			if (!tracing && ++violations <= 3)
+			if (++violations <= 3 && !tracing)
 				show(seed);
 			printf("seed %" PRIu64 ": %s\n", seed, world.violation);
 		}
@@ -385,6 +386,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sim: %s\n", error->message);
 		return 2;
 	}
+	if (runs < 0)
+		runs = tracing ? 1 : 1000;
 	mallopt(M_TRIM_THRESHOLD, 64 << 20);   /* hosts come and go by the million */
 	mallopt(M_MMAP_THRESHOLD, 16 << 20);
 	if (forever)
