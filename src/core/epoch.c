@@ -390,7 +390,8 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 /* ---- a recovery: choosing what to go back to ---- */
 
-/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. */
+/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. My own STATE, if it comes now, is from before the
+ * BEGIN that took me in: the others go by it, so an epoch that I committed alone behind it would be lost. */
 static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;
@@ -398,7 +399,7 @@ static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	bool participant = host_in(e->participants, in->from);
 	if (m->hosts != e->members)
 		return;
-	if (participant && in->from.n != e->self.n && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
+	if (participant && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
 		gather(e);
 	if (e->state == EPOCH_RUNNING && is_leader(e) && e->of[in->from.n].joined && !participant)
 		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */

@@ -16,7 +16,7 @@
  *  E2 r is committed at a host when it has delivered STORED(g, r) from every host that BEGIN(g, r) gave VMs to, and no ABORT before.
  *  E3 r is applied (images move) at a host when it has delivered KNOWN(g, r) from every participant of BEGIN(g, r); it is released when,
  *     besides, as many hosts as make a quorum have said that they live in generation g.
- *  E4 In GATHER and PLACING nothing is committed, applied or released.
+ *  E4 In GATHER and PLACING nothing is committed, applied or released. A participant whose STATE is delivered has left its generation, for itself as well.
  *  E5 A recovery goes to c = the newest epoch that any STATE says is committed. If a VM has no image of it: to a newer one, if every VM has a complete
  *     stage of that; or to the one before, if a participant never knew the newest. Epoch numbers go on at c + 1.
  *  E6 Messages of another generation are dropped. A host that hears RESUME or BEGIN of one that it is no part of forgets all and joins empty.

@@ -519,6 +519,36 @@ static void newcomer_is_invited_and_becomes_a_backup(void)
 	cluster_free(c);
 }
 
+/* What it said before BEGIN took it in may be delivered behind that BEGIN: to the others it has left, so it must not go on and commit what they cannot. */
+static void newcomer_leaves_with_those_who_hear_it_say_state(void)
+{
+	struct cluster *c = cluster_new();
+	tick(c, INTERVAL);
+	start_host(c, 4);
+	members_now(c, H(1) | H(2) | H(3) | H(4), true);
+	tick(c, INTERVAL);
+	for (uint32_t h = 1; h <= 4; h++)
+		c->at[h].mute_stored = true;
+	tick(c, INTERVAL);
+	uint64_t r = c->at[4].captured;
+	struct message *m = g_new0(struct message, 1);
+	*m = (struct message){ .type = MESSAGE_STATE, .generation = FIRST, .epoch = epoch_of(UINT64_MAX), .hosts = c->members };
+	mcast(c, 4, m);
+	*m = (struct message){ .type = MESSAGE_STORED, .generation = FIRST, .epoch = epoch_of(r) };
+	for (uint32_t h = 1; h <= 3; h++)
+		mcast(c, h, m);
+	one_letter(c);
+	for (uint32_t h = 1; h <= 4; h++)
+		g_assert_cmpint(view(c, h).state, ==, EPOCH_GATHER);
+	settle(c);
+	for (uint32_t h = 1; h <= 4; h++) {
+		g_assert_cmpuint(view(c, h).generation.n, ==, 2);
+		g_assert_cmpuint(view(c, h).committed.n, ==, r - 1);
+	}
+	g_free(m);
+	cluster_free(c);
+}
+
 static void returned_host_of_an_old_generation_forgets(void)
 {
 	struct cluster *c = cluster_new();
@@ -664,6 +694,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/epoch/E3-release-needs-known-of-every-participant", release_needs_known_of_every_participant);
 	g_test_add_func("/epoch/E3-hold-releases-only-what-is-protected", hold_releases_only_what_is_protected);
 	g_test_add_func("/epoch/E4-report-of-the-past-is-dropped", report_of_the_past_is_dropped);
+	g_test_add_func("/epoch/E4-newcomer-leaves-with-the-others", newcomer_leaves_with_those_who_hear_it_say_state);
 	g_test_add_func("/epoch/E5-loss-recovers-to-the-newest-committed", loss_recovers_to_the_newest_committed);
 	g_test_add_func("/epoch/E5-another-loss-while-placing", another_loss_while_placing_starts_again);
 	g_test_add_func("/epoch/E6-returned-host-forgets", returned_host_of_an_old_generation_forgets);
