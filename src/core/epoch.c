@@ -399,7 +399,7 @@ static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	bool participant = host_in(e->participants, in->from);
 	if (m->hosts != e->members)
 		return;
-	if (participant && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
+	if (participant && (in->from.n != e->self.n || !MUTANT(stay_behind)) && !MUTANT(stay_alone) && same_generation(m->generation, e->seen))
 		gather(e);
 	if (e->state == EPOCH_RUNNING && is_leader(e) && e->of[in->from.n].joined && !participant)
 		e->wanted = true;   /* the next BEGIN takes it in, or tells it that it is outdated */

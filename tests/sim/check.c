@@ -6,6 +6,8 @@
  *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
  *  P5      when an epoch is committed its images are counted; unless as many hosts were lost since as hold some VM, the cluster runs again when all faults
  *          have ended, and commits, and every VM has its B backups.
+ *          A recovery never goes behind the newest epoch that any of its participants knew as committed, if every VM of that is among them, bit for bit,
+ *          or if fewer hosts are lost than held the VM that had the fewest images.
  *  U4      what came from outside while a VM was here is part of its history, once, whenever it runs again here.
  *  P7      VMs stop for a loss or for trouble, never for a checkpoint that failed. */
 #include "sim.h"
@@ -88,25 +90,75 @@ static unsigned images_at(const struct world *w, struct epoch_id r, host_mask pa
 	return least;
 }
 
+/* What was committed as the newest epoch that is known, bit for bit: as an image, or as a stage that fits the image. */
+static bool holds_known(const struct host *h, uint32_t vm)
+{
+	const struct snapshot *wanted = h->world->known.copy[vm];
+	const struct sim_vm *v = &h->vm[vm];
+	const struct copy *c = &v->copy;
+	if (!h->up || !wanted)
+		return false;
+	if (v->here)
+		return v->shadow.copy == wanted || (v->cut == wanted && v->recorded);
+	if (!c->there || v->image.garbage)
+		return false;
+	bool staged = c->staged && v->stage.at == wanted && !v->stage.garbage && v->stage_base == v->image.at;
+	return (v->image.at == wanted && v->image.whole && c->complete.n) || (staged && (c->fills || c->complete.n));
+}
+
+static unsigned images_of_known(const struct world *w, host_mask hosts)
+{
+	unsigned least = HOSTS;
+	for (uint32_t i = 0; i < w->plan.vms; i++) {
+		unsigned n = 0;
+		for (uint32_t x = 1; x <= w->plan.hosts; x++)
+			n += host_in(hosts, w->host[x].id) && holds_known(&w->host[x], i);
+		least = n < least ? n : least;
+	}
+	return least;
+}
+
 void check_loss(struct host *h, const char *why)
 {
 	struct world *w = h->world;
 	w->losses |= host_bit(h->id);
+	w->known.gone |= host_bit(h->id);
 	if (host_count(w->losses) >= w->images && !w->excused) {
 		TRACE(w, h, "is one loss too many (%s): P5 says nothing any more", why);
 		w->excused = true;
 	}
 }
 
+void check_forgot(struct host *h, const char *why)
+{
+	h->world->known.by &= ~host_bit(h->id);
+	check_loss(h, why);
+}
+
+/* What c of a generation is, or what was captured in it. */
+static const struct snapshot *const *checkpoint_of(const struct world *w, struct generation g, struct epoch_id r)
+{
+	static const struct snapshot *const nothing[VMS];
+	for (const struct generation_check *n = w->generations; n; n = n->next)
+		if (n->resumed && n->generation.n == g.n && n->epoch.n == r.n)
+			return n->placed;
+	uint32_t slot = capture_slot(g, r);
+	return w->captures[slot].generation.n == g.n && w->captures[slot].epoch.n == r.n ? w->captures[slot].copy : nothing;
+}
+
 /* The first host knows that r is committed: from here on that is what a recovery has to find. */
 void check_known(struct host *h, struct epoch_id r, host_mask participants)
 {
 	struct world *w = h->world;
-	int order = generation_cmp(h->generation, w->known_generation);
-	if (order < 0 || (order == 0 && epoch_cmp(r, w->known_epoch) <= 0))
+	int order = generation_cmp(h->generation, w->known.generation);
+	order = order ? order : epoch_cmp(r, w->known.epoch);
+	if (order == 0)
+		w->known.by |= host_bit(h->id);
+	if (order <= 0)
 		return;
-	w->known_generation = h->generation;
-	w->known_epoch = r;
+	w->known = (struct known){ .generation = h->generation, .epoch = r, .by = host_bit(h->id) };
+	memcpy(w->known.copy, checkpoint_of(w, h->generation, r), sizeof w->known.copy);
+	w->known.images = images_of_known(w, participants);
 	w->losses = 0;
 	w->images = images_at(w, r, participants);
 	w->excused = w->images == 0;   /* their hosts have died a moment ago */
@@ -143,11 +195,36 @@ static struct generation_check *generation_of(struct world *w, const struct epoc
 	return w->generations = g;
 }
 
+/* P5: hosts that knew an epoch as committed never go behind it while all of it is among them; nor for fewer losses than it had images. */
+static void check_lost_epoch(struct world *w, const struct epoch_action *act)
+{
+	host_mask knows = w->known.by & act->hosts, gone = w->known.gone;
+	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+		gone |= host_bit(w->host[x].id) & ~act->hosts;
+	if (knows && images_of_known(w, act->hosts))
+		sim_violation(w, "P5: a recovery to %llu; host %u takes part and knows that %llu is committed, and every VM of that is there",
+		              (unsigned long long)act->epoch.n, host_lowest(knows).n, (unsigned long long)w->known.epoch.n);
+	if (knows && host_count(gone) < w->known.images)
+		sim_violation(w, "P5: a recovery to %llu; host %u takes part and knows that %llu is committed; of a VM of that nothing is left, though of %u hosts "
+		              "that held it %u are lost", (unsigned long long)act->epoch.n, host_lowest(knows).n, (unsigned long long)w->known.epoch.n, w->known.images,
+		              host_count(gone));
+}
+
 /* A recovery behind an epoch that only hosts knew which are away: now that is what there is, with the images that are left of it anywhere. */
 void check_rollback(struct host *h, const struct epoch_action *act)
 {
 	struct world *w = h->world;
-	if (generation_cmp(act->generation, w->known_generation) <= 0 || epoch_cmp(act->epoch, w->known_epoch) >= 0 || w->excused)
+	if (generation_cmp(act->generation, w->known.generation) <= 0)
+		return;
+	if (epoch_cmp(act->epoch, w->known.epoch) >= 0) {
+		if (w->known.by & act->hosts)
+			w->known.by |= host_bit(h->id);
+		return;
+	}
+	check_lost_epoch(w, act);
+	w->known.by &= ~host_bit(h->id);
+	w->known.gone |= host_bit(h->id);
+	if (w->excused)
 		return;
 	w->images = images_at(w, act->epoch, ~UINT64_C(0));
 	w->losses = 0;

@@ -45,7 +45,7 @@ void host_crash(struct host *h)
 {
 	TRACE(h->world, h, "crashes");
 	h->world->count.crashes++;
-	check_loss(h, "crash");
+	check_forgot(h, "crash");
 	h->up = false;
 	h->life++;
 	epoch_free(h->core);
@@ -282,7 +282,7 @@ static void run(struct host *h, const struct epoch_action *act)
 static void forget(struct host *h)
 {
 	h->world->count.forgets++;
-	check_loss(h, "forgets");
+	check_forgot(h, "forgets");
 	copies_forget(h);
 	drop_vms(h);
 	uplink_close(h);

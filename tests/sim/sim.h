@@ -192,6 +192,16 @@ struct generation_check {
 	struct generation_check *next;
 };
 
+/* The newest epoch that was committed anywhere. */
+struct known {
+	struct generation generation;
+	struct epoch_id epoch;
+	const struct snapshot *copy[VMS];
+	host_mask by;                        /* hosts that know it, and have known it since without a break */
+	host_mask gone;                      /* hosts that have lost what they held of it, or have been rolled back behind it */
+	unsigned images;                     /* that there were of the VM that had the fewest, when the first one knew it */
+};
+
 struct trigger {                             /* a fault that waits for an action of the protocol */
 	bool armed;
 	enum epoch_action_type action;
@@ -225,9 +235,8 @@ struct world {
 	/* check.c */
 	struct frame *released[VMS];
 	struct generation_check *generations;
-	struct generation known_generation;  /* of the newest epoch that was committed anywhere */
-	struct epoch_id known_epoch;
-	host_mask losses;                    /* since then */
+	struct known known;
+	host_mask losses;                    /* since then, or since a recovery behind it */
 	unsigned images;                     /* that there were then of the VM that had the fewest */
 	bool excused;                        /* more were */
 	struct { struct generation generation; struct epoch_id epoch; const struct snapshot *copy[VMS]; host_mask complete[VMS]; bool checked, protected; }
@@ -323,6 +332,7 @@ void check_hear(struct host *h, uint32_t vm, const struct incoming *f);
 void check_heard(struct host *h, uint32_t vm);
 void check_receive(struct host *h, uint32_t vm, const struct frame *f);
 void check_loss(struct host *h, const char *why);
+void check_forgot(struct host *h, const char *why);
 void check_end(struct world *w);
 
 #endif
