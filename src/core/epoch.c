@@ -390,8 +390,8 @@ static void on_hello(struct epoch *e, nsec_t now, const struct epoch_event *in)
 
 /* ---- a recovery: choosing what to go back to ---- */
 
-/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. My own STATE, if it comes now, is from before the
- * BEGIN that took me in: the others go by it, so an epoch that I committed alone behind it would be lost. */
+/* A participant that has left this generation, by a loss of quorum that I did not see: it will not come back to it. My own STATE, if it comes now, is from
+ * before the BEGIN that took me in: the others go by it, so an epoch that I committed alone behind it would be lost. */
 static void on_state(struct epoch *e, nsec_t now, const struct epoch_event *in)
 {
 	(void)now;

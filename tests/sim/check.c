@@ -3,7 +3,8 @@
  *  P1, P2  when an epoch is applied, and again when a generation runs: for each pair of VMs, what the receiver has received and what is recorded for it in
  *          flight is, frame by frame, what the sender has sent. And each frame that a VM receives follows the one that it received before.
  *  P3      what the outside has seen of a VM is part of what the VM remembers to have sent, whenever a generation runs.
- *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice.
+ *  P4      what the outside sees of a VM is one chain of frames, each once. No generation is resumed twice. A recovery to an epoch
+ *          that one of its participants knew as committed is to that checkpoint and no other of the same number.
  *  P5      when an epoch is committed its images are counted; unless as many hosts were lost since as hold some VM, the cluster runs again when all faults
  *          have ended, and commits, and every VM has its B backups.
  *          A recovery never goes behind the newest epoch that any of its participants knew as committed, if every VM of that is among them, bit for bit,
@@ -222,6 +223,7 @@ void check_rollback(struct host *h, const struct epoch_action *act)
 		return;
 	}
 	check_lost_epoch(w, act);
+	w->met.behind++;
 	w->known.by &= ~host_bit(h->id);
 	w->known.gone |= host_bit(h->id);
 	if (w->excused)
@@ -232,11 +234,22 @@ void check_rollback(struct host *h, const struct epoch_action *act)
 	TRACE(w, h, "goes behind what others knew; images of the VM that has the fewest: %u", w->images);
 }
 
+/* Those who knew an epoch agree what it is. */
+static void check_history(struct world *w, const struct epoch_action *act, uint32_t vm, const struct snapshot *copy)
+{
+	const struct known *k = &w->known;
+	if (generation_cmp(act->generation, k->generation) <= 0 || act->epoch.n != k->epoch.n || !(k->by & act->hosts) || !k->copy[vm] || copy == k->copy[vm])
+		return;
+	sim_violation(w, "P4: vm %u is placed with a checkpoint %llu that is not the one that host %u knows as committed", vm, (unsigned long long)act->epoch.n,
+	              host_lowest(k->by & act->hosts).n);
+}
+
 void check_placed(struct host *h, const struct epoch_action *act, uint32_t vm, const struct snapshot *copy)
 {
 	struct generation_check *g = generation_of(h->world, act);
 	g->placed[vm] = copy;
 	g->there[vm] = true;
+	check_history(h->world, act, vm, copy);
 	if (copy && copy->epoch.n != act->epoch.n)
 		sim_violation(h->world, "P6: vm %u is placed with its checkpoint %llu; the recovery is to %llu", vm, (unsigned long long)copy->epoch.n,
 		              (unsigned long long)act->epoch.n);

@@ -4,7 +4,9 @@
  * CP1 A connection is FIFO and lives until its backup closes it, or its source gives it up; what was sent before may still arrive then, as with TCP.
  * CP2 A new backup is filled over some epochs; it is whole with the last of them.
  * CP3 A stage is a difference: it makes garbage of any image but the one that it is relative to. One that did not come in whole is garbage itself.
- * CP4 Commits and discards are posts, carried out some time later, before anything else that is done with the copy (K1 of store/). */
+ * CP4 Commits and discards are posts, carried out some time later, before anything else that is done with the copy (K1 of store/).
+ * CP5 Acknowledgements of a connection come in order; one may come when nobody waits for it any more.
+ * CP6 A backup may be without room for a time: what it begins it refuses, and what is coming in it refuses in its midst. */
 #include "sim.h"
 
 #include <string.h>
@@ -83,10 +85,11 @@ static void answered(struct world *w, void *argument)
 	struct host *h = n->host;
 	host_mask by = host_bit(a->by->to->id);
 	if (!note_is_void(n) && !link_is_open(w, a->by->to->id, h->id) && h->vm[a->by->vm].to[a->by->to->id.n] == a->by) {
-		sim_after(w, sim_between(w, 200 * USEC, 2 * MSEC), answered, n);
+		sim_at(h, sim_between(w, 200 * USEC, 2 * MSEC), answered, n);
 		return;
 	}
 	if (!is_current(n) || h->vm[a->by->vm].to[a->by->to->id.n] != a->by) {
+		w->met.late += a->ok;
 		if (!a->ok && !note_is_void(n) && h->vm[a->by->vm].to[a->by->to->id.n] == a->by)
 			give_up(h, a->by->vm, by);
 		return;
@@ -137,7 +140,9 @@ static void answer(const struct stream *s, bool ok)
 	by->ended = by->ended || !ok;
 	if (ok && sim_chance(w, w->plan.lose_ack))
 		return;
-	sim_after(w, sim_between(w, 20 * USEC, 200 * USEC), answered, n);
+	nsec_t at = w->now + sim_between(w, 20 * USEC, sim_chance(w, w->plan.slow) ? 9 * MSEC : 200 * USEC);
+	by->last_answer = at > by->last_answer ? at : by->last_answer + 1;
+	sim_at(by->from, by->last_answer - w->now, answered, n);
 	if (ok && sim_chance(w, w->plan.die_at_ack))
 		sim_after(w, sim_between(w, 1, 300 * USEC), crash_now, note_new(by->to));
 }
@@ -208,7 +213,7 @@ static void post(struct host *h, uint32_t vm, struct post p)
 	*copy = p;
 	list_add(&h->vm[vm].posts, copy);
 	n->vm = vm;
-	sim_after(w, sim_between(w, 1, sim_chance(w, w->plan.slow) ? 8 * MSEC : 300 * USEC), settle_later, n);
+	sim_at(h, sim_between(w, 1, sim_chance(w, w->plan.slow) ? 8 * MSEC : 300 * USEC), settle_later, n);
 }
 
 /* OPEN */
@@ -228,9 +233,18 @@ static bool open_by(struct host *h, struct stream *s)
 	return verdict == COPY_OK;
 }
 
+static bool is_full(const struct host *h) { return h->world->now < h->full_until; }
+
 static void keep(struct host *h, struct stream *s)
 {
 	struct sim_vm *v = &h->vm[s->by->vm];
+	if (h->full_for)
+		faults_fill(h, h->full_for);
+	if (is_full(h)) {
+		h->world->met.midway++;
+		refuse(s, "no room any more");
+		return;
+	}
 	enum copy_verdict verdict = copy_keep(&v->copy, &h->copies, s->by, s->epoch, s->base, s->fills, !s->torn);
 	if (verdict != COPY_OK) {
 		refuse(s, "at its end");
@@ -250,7 +264,8 @@ static void keep(struct host *h, struct stream *s)
 static bool begin(struct host *h, struct stream *s)
 {
 	struct sim_vm *v = &h->vm[s->by->vm];
-	if (!h->configured || v->here || sim_chance(h->world, h->world->plan.refuse)) {
+	h->world->met.full += is_full(h);
+	if (!h->configured || v->here || is_full(h) || sim_chance(h->world, h->world->plan.refuse)) {
 		refuse(s, "no room");
 		return true;
 	}
@@ -293,7 +308,7 @@ static void arrive(struct world *w, void *argument)
 		by->arrived++;
 		read_parts(n->host, by);
 	} else if (by->from->up && by->from->life == by->from_life) {
-		sim_after(w, sim_between(w, 200 * USEC, 2 * MSEC), arrive, n);
+		sim_at(n->host, sim_between(w, 200 * USEC, 2 * MSEC), arrive, n);
 	}
 }
 
@@ -325,7 +340,7 @@ static void send_part(struct stream *s, bool end)
 	n->p = by;
 	nsec_t at = w->now + sim_between(w, 50 * USEC, sim_chance(w, w->plan.slow) ? 9 * MSEC : 750 * USEC);
 	by->last = at > by->last ? at : by->last + 1;
-	sim_after(w, by->last - w->now, arrive, n);
+	sim_at(by->to, by->last - w->now, arrive, n);
 }
 
 static void send_one(struct host *h, uint32_t vm, struct host *backup)
@@ -358,10 +373,10 @@ void copies_send(struct host *h)
 	}
 	struct note *n = note_new(h);
 	n->n = h->capture.n;
-	sim_after(w, sim_between(w, 4 * MSEC, 7 * MSEC), timed_out, n);
+	sim_at(h, sim_between(w, 4 * MSEC, 7 * MSEC), timed_out, n);
 	n = note_new(h);
 	n->n = h->capture.n;
-	sim_after(w, 1, nothing_left_to_send, n);   /* VMs without a backup */
+	sim_at(h, 1, nothing_left_to_send, n);   /* VMs without a backup */
 }
 
 /* ---- commit, discard ---- */

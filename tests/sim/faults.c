@@ -1,7 +1,12 @@
-/* faults.c - what goes wrong in a run: at random times, and, worse, just before or behind a chosen step of the protocol. */
+/* faults.c - what goes wrong in a run: at random times, and, worse, just before or behind a chosen step of the protocol.
+ *
+ * A host that is stopped (SIGSTOP) does nothing: its messages, streams, frames, timers and the rest of its step wait (sim_at) and come at once when it goes on,
+ * unless its watchdog has ended it before. What is of corosync and of the kernel goes on. How often what was met: world.met, in the report. */
 #include "sim.h"
 
-enum { CRASH_ONE, CRASH_TWO, CUT, MUTE, ONE_WAY, TUNNELS, RESET, DIE, HANG, WATCHDOG, FLAP, UPLINK, CHECKPOINT, KINDS };
+enum { CRASH_ONE, CRASH_TWO, CUT, STOP, MUTE, DEAF, ONE_WAY, TUNNELS, RESET, DIE, HANG, WATCHDOG, FLAP, UPLINK, FULL, CHECKPOINT, KINDS };
+
+#define WATCHDOG_PATIENCE (2 * MSEC)
 
 /* In a storm hosts come back at once and cuts are short: everything happens in the middle of something else. */
 static nsec_t until_better(struct world *w)
@@ -41,7 +46,7 @@ static void heal_cut(struct world *w, void *argument)
 	TRACE(w, NULL, "the network is whole");
 	for (uint32_t x = 1; x <= HOSTS; x++)
 		w->side[x] = 0;
-	w->mute = 0;
+	w->mute = w->deaf = 0;
 	reconnect(w);
 	ring_connectivity_changed(w);
 }
@@ -61,7 +66,18 @@ static void cut_off_mute(struct world *w, uint32_t x)
 {
 	cut_network(w, x);
 	w->mute = x;
+	w->met.mute++;
 	TRACE(w, &w->host[x], "hears the others still");
+}
+
+/* Broken in the other direction: they hear it, in their tunnels and streams and what of the group is under way, and it hears nobody. Nothing comes back to
+ * corosync's questions either, so that it is excluded. */
+static void cut_off_deaf(struct world *w, uint32_t x)
+{
+	cut_network(w, x);
+	w->deaf = x;
+	w->met.deaf++;
+	TRACE(w, &w->host[x], "is heard by the others still");
 }
 
 /* Members come and go, each change in the middle of the last. */
@@ -99,21 +115,75 @@ static void block(struct world *w, uint32_t from, uint32_t to)
 
 static struct host *some_host(struct world *w) { return &w->host[1 + sim_random(w, w->plan.hosts)]; }
 
-static void die(struct world *w)
+static void dies(struct world *w, void *argument)
 {
-	struct host *h = some_host(w);
-	uint32_t vm = (uint32_t)sim_random(w, w->plan.vms);
-	if (!h->up || !h->vm[vm].here)
+	struct note *n = argument;
+	(void)w;
+	if (note_is_void(n) || !n->host->vm[n->vm].here)
 		return;
-	h->vm[vm].running = false;
-	host_trouble(h, vm, 1);
+	n->host->vm[n->vm].running = false;
+	host_trouble(n->host, n->vm, 1);
 }
 
+static void die(struct world *w)
+{
+	struct note *n = note_new(some_host(w));
+	n->vm = (uint32_t)sim_random(w, w->plan.vms);
+	sim_at(n->host, 0, dies, n);
+}
+
+static void demand_checkpoint(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	(void)w;
+	if (!note_is_void(n))
+		host_step(n->host, &(struct epoch_event){ .type = EPOCH_EV_CHECKPOINT });
+}
+
+/* Its loop is busy: messages and ticks wait, threads go on. */
 static void hang(struct host *h)
 {
 	struct world *w = h->world;
 	TRACE(w, h, "hangs");
 	h->slow_until = w->now + sim_between(w, 200 * USEC, 12 * MSEC);
+}
+
+static void crash_later(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (!note_is_void(n) && !w->quiet)
+		crash(n->host);
+}
+
+static void bites(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	if (note_is_void(n) || w->quiet)
+		return;
+	w->met.ended++;
+	TRACE(w, n->host, "is ended by its watchdog");
+	crash(n->host);
+}
+
+static void stop_for(struct host *h, nsec_t time)
+{
+	struct world *w = h->world;
+	if (!h->up)
+		return;
+	TRACE(w, h, "is stopped for %.3f ms", (double)time / MSEC);
+	w->met.stopped++;
+	h->stopped_until = w->now + time > h->stopped_until ? w->now + time : h->stopped_until;
+}
+
+/* SIGSTOP, then SIGCONT; unless its watchdog, which may be stopped as well, ends it before. */
+static void stop(struct host *h)
+{
+	struct world *w = h->world;
+	bool watched = !sim_chance(w, 300);
+	nsec_t time = sim_between(w, 50 * USEC, watched ? 3 * MSEC : 12 * MSEC);
+	stop_for(h, time);
+	if (watched && time > WATCHDOG_PATIENCE)
+		sim_after(w, WATCHDOG_PATIENCE, bites, note_new(h));
 }
 
 /* The group's network is whole, that of tunnels and streams is cut. */
@@ -136,14 +206,26 @@ static void fill_uplink(struct host *h)
 {
 	struct world *w = h->world;
 	h->uplink_full_until = w->now + sim_between(w, 100 * USEC, 8 * MSEC);
-	sim_after(w, h->uplink_full_until - w->now, uplink_free, note_new(h));
+	sim_at(h, h->uplink_full_until - w->now, uplink_free, note_new(h));
 }
 
-static void crash_later(struct world *w, void *argument)
+/* No room for what backups take: what is coming in stops in its midst, and nothing is begun, until there is. */
+void faults_fill(struct host *h, nsec_t time)
 {
-	struct note *n = argument;
-	if (!note_is_void(n) && !w->quiet)
-		crash(n->host);
+	TRACE(h->world, h, "has no room for backups for %.3f ms", (double)time / MSEC);
+	h->full_until = h->world->now + time;
+	h->full_for = 0;
+}
+
+/* Now, or when the next epoch has come in half. */
+static void fill_backups(struct host *h)
+{
+	struct world *w = h->world;
+	nsec_t time = sim_between(w, 300 * USEC, sim_chance(w, 300) ? 60 * MSEC : 12 * MSEC);
+	if (sim_chance(w, 500))
+		faults_fill(h, time);
+	else
+		h->full_for = time;
 }
 
 /* It hangs, and the watchdog ends it; or the watchdog is wrong. */
@@ -151,10 +233,9 @@ static void bite(struct host *h)
 {
 	struct world *w = h->world;
 	bool wrong = sim_chance(w, 400);
-	TRACE(w, h, wrong ? "its watchdog bites for nothing" : "hangs until its watchdog bites");
 	if (!wrong)
-		h->slow_until = w->now + 20 * MSEC;
-	sim_after(w, wrong ? 1 : sim_between(w, 2 * MSEC, 12 * MSEC), crash_later, note_new(h));
+		stop_for(h, 20 * MSEC);
+	sim_after(w, wrong ? 1 : sim_between(w, WATCHDOG_PATIENCE, 12 * MSEC), bites, note_new(h));
 }
 
 static void one_fault(struct world *w, void *argument)
@@ -162,7 +243,7 @@ static void one_fault(struct world *w, void *argument)
 	(void)argument;
 	if (w->quiet)
 		return;
-	switch (w->plan.storm ? sim_random(w, 3) : sim_random(w, KINDS)) {
+	switch (w->plan.storm ? sim_random(w, STOP + 1) : sim_random(w, KINDS)) {
 	case CRASH_ONE: crash(some_host(w)); break;
 	case CRASH_TWO:
 		crash(some_host(w));
@@ -171,6 +252,9 @@ static void one_fault(struct world *w, void *argument)
 		break;
 	case CUT: cut_network(w, sim_chance(w, 300) ? some_host(w)->id.n : 0); break;
 	case MUTE: cut_off_mute(w, some_host(w)->id.n); break;
+	case DEAF: cut_off_deaf(w, some_host(w)->id.n); break;
+	case STOP: stop(some_host(w)); break;
+	case FULL: fill_backups(some_host(w)); break;
 	case ONE_WAY: block(w, some_host(w)->id.n, some_host(w)->id.n); break;
 	case TUNNELS: cut_tunnels(w, some_host(w)->id.n); break;
 	case WATCHDOG: bite(some_host(w)); break;
@@ -190,14 +274,16 @@ static void one_fault(struct world *w, void *argument)
 	case DIE: die(w); break;
 	case HANG: hang(some_host(w)); break;
 	case CHECKPOINT: {
-		struct host *h = some_host(w);
-		if (h->up)
-			host_step(h, &(struct epoch_event){ .type = EPOCH_EV_CHECKPOINT });
+		struct note *n = note_new(some_host(w));
+		sim_at(n->host, 0, demand_checkpoint, n);
 	}
 	}
 }
 
 /* ---- triggers ---- */
+
+enum { CRASH, CRASH_TOO, CRASH_SOON, CRASH_OTHER, CUT_NETWORK, CUT_OFF, HANG_OTHER, CUT_OFF_MUTE, CUT_OFF_DEAF, BITE, STOP_HERE, STOP_OTHER, FILL_OTHER,
+       SHUTTLE_STARTS, SHUTTLE_LEAVES };
 
 static const struct { enum epoch_action_type action; enum message_type message; } moments[] = {
 	{ EPOCH_ACT_SEND, MESSAGE_BEGIN },   { EPOCH_ACT_SEND, MESSAGE_STORED }, { EPOCH_ACT_SEND, MESSAGE_KNOWN },  { EPOCH_ACT_SEND, MESSAGE_KNOWN },
@@ -221,7 +307,7 @@ static void aim(struct world *w, unsigned i)
 {
 	uint64_t k = sim_random(w, 6);
 	w->trigger[i] = (struct trigger){ true, turning_points[i][k].action, turning_points[i][k].message, (uint32_t)(1 + sim_random(w, i ? 4 : 12)),
-		                          sim_chance(w, 500), (uint8_t)(sim_chance(w, 650) ? 4 + sim_random(w, 2) : sim_random(w, 4)) };
+		                          sim_chance(w, 500), (uint8_t)(sim_chance(w, 650) ? CUT_NETWORK + sim_random(w, 2) : sim_random(w, CUT_NETWORK)) };
 }
 
 /* ---- the shuttle: two sides that never meet, and a host, often an empty one, that makes a quorum with the one, then with the other ---- */
@@ -267,13 +353,13 @@ static void shuttle_starts(struct world *w)
 	sim_after(w, sim_between(w, 500 * USEC, 4 * MSEC), shuttle_to_first, NULL);
 	sim_after(w, sim_between(w, 12 * MSEC, 25 * MSEC), shuttle_to_second, NULL);
 	sim_after(w, sim_between(w, 15 * MSEC, 60 * MSEC), heal_cut, NULL);
-	w->trigger[1] = (struct trigger){ true, leaves[k].action, leaves[k].message, 1, sim_chance(w, 300), 10 };
+	w->trigger[1] = (struct trigger){ true, leaves[k].action, leaves[k].message, 1, sim_chance(w, 300), SHUTTLE_LEAVES };
 }
 
 static void shuttle_leaves(struct world *w)
 {
 	if (sim_chance(w, 300))
-		hang(w->shuttle);
+		(sim_chance(w, 500) ? hang : stop)(w->shuttle);
 	sim_after(w, sim_between(w, 1, sim_chance(w, 500) ? 40 * USEC : 400 * USEC), shuttle_to_second, NULL);
 }
 
@@ -281,7 +367,7 @@ static void arm(struct world *w, struct trigger *t)
 {
 	uint64_t i = sim_random(w, sizeof moments / sizeof moments[0]);
 	*t = (struct trigger){ true, moments[i].action, moments[i].message, (uint32_t)(1 + sim_random(w, 16)), sim_chance(w, 300),
-		               (uint8_t)sim_random(w, 9) };
+		               (uint8_t)sim_random(w, SHUTTLE_STARTS) };
 }
 
 static void fire(struct host *h, const struct trigger *t)
@@ -289,16 +375,20 @@ static void fire(struct host *h, const struct trigger *t)
 	struct world *w = h->world;
 	struct host *other = some_host(w);
 	switch (t->what) {
-	case 0: case 1: crash(h); break;
-	case 2: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(h)); break;
-	case 3: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(other)); break;
-	case 4: cut_network(w, 0); break;
-	case 5: cut_network(w, h->id.n); break;
-	case 6: hang(other); break;
-	case 7: cut_off_mute(w, h->id.n); break;
-	case 8: bite(h); break;
-	case 9: shuttle_starts(w); break;
-	case 10: shuttle_leaves(w); break;
+	case CRASH: case CRASH_TOO: crash(h); break;
+	case CRASH_SOON: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(h)); break;
+	case CRASH_OTHER: sim_after(w, sim_between(w, 0, 300 * USEC), crash_later, note_new(other)); break;
+	case CUT_NETWORK: cut_network(w, 0); break;
+	case CUT_OFF: cut_network(w, h->id.n); break;
+	case HANG_OTHER: hang(other); break;
+	case CUT_OFF_MUTE: cut_off_mute(w, h->id.n); break;
+	case CUT_OFF_DEAF: cut_off_deaf(w, h->id.n); break;
+	case BITE: bite(h); break;
+	case STOP_HERE: stop(h); break;
+	case STOP_OTHER: stop(other); break;
+	case FILL_OTHER: fill_backups(other); break;
+	case SHUTTLE_STARTS: shuttle_starts(w); break;
+	case SHUTTLE_LEAVES: shuttle_leaves(w); break;
 	}
 }
 
@@ -337,7 +427,7 @@ static void up(struct world *w, void *argument)
 	if (w->host[1].up && w->host[1].told == all && !w->host[1].configured)
 		host_up(&w->host[1]);
 	else if (!w->host[1].configured)
-		sim_after(w, 1 * MSEC, up, NULL);
+		sim_at(&w->host[1], 1 * MSEC, up, NULL);
 }
 
 static void end_of_faults(struct world *w, void *argument)
@@ -354,9 +444,11 @@ void faults_heal(struct world *w)
 	for (uint32_t a = 1; a <= HOSTS; a++)
 		for (uint32_t b = 1; b <= HOSTS; b++)
 			w->link[a][b].blocked = false;
-	for (uint32_t x = 1; x <= w->plan.hosts; x++)
+	for (uint32_t x = 1; x <= w->plan.hosts; x++) {
+		w->host[x].full_until = w->host[x].full_for = 0;
 		if (!w->host[x].up)
 			host_start(&w->host[x]);
+	}
 	heal_cut(w, NULL);
 }
 
@@ -374,7 +466,8 @@ static void plan_shuttle(struct world *w)
 	p->hosts = sim_chance(w, 700) ? 3 : 5;
 	p->backups = p->hosts - 1;
 	p->slow = p->slow ? p->slow : 40;
-	w->trigger[0] = (struct trigger){ true, moments_of_commit[k].action, moments_of_commit[k].message, (uint32_t)(1 + sim_random(w, 20)), sim_chance(w, 300), 9 };
+	w->trigger[0] = (struct trigger){ true, moments_of_commit[k].action, moments_of_commit[k].message, (uint32_t)(1 + sim_random(w, 20)), sim_chance(w, 300),
+		                          SHUTTLE_STARTS };
 	w->trigger[1].armed = w->trigger[2].armed = false;
 }
 
@@ -417,6 +510,6 @@ void faults_plan(struct world *w)
 	plan_shuttle(w);
 	for (uint32_t x = 1; x <= p->hosts; x++)
 		host_start(&w->host[x]);
-	sim_after(w, 3 * MSEC, up, NULL);
+	sim_at(&w->host[1], 3 * MSEC, up, NULL);
 	sim_after(w, p->end, end_of_faults, NULL);
 }

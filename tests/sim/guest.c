@@ -140,6 +140,19 @@ void uplink_run(struct host *h)
 	uplink_flush(h);
 }
 
+/* It waits at the uplink while the agent is stopped. */
+static void comes_from_outside(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	struct host *h = n->host;
+	if (note_is_void(n) || !h->vm[n->vm].here)
+		return;
+	struct incoming *f = sim_alloc(sizeof *f);
+	*f = (struct incoming){ .number = ++w->incoming[n->vm], .to = (uint8_t)n->vm };
+	list_add(&h->vm[n->vm].owed, f);
+	come_in(h, f);
+}
+
 static void outside(struct world *w, void *argument)
 {
 	uint32_t vm = (uint32_t)sim_random(w, w->plan.vms);
@@ -148,10 +161,9 @@ static void outside(struct world *w, void *argument)
 		struct host *h = &w->host[x];
 		if (!h->up || !h->vm[vm].here)
 			continue;
-		struct incoming *f = sim_alloc(sizeof *f);
-		*f = (struct incoming){ .number = ++w->incoming[vm], .to = (uint8_t)vm };
-		list_add(&h->vm[vm].owed, f);
-		come_in(h, f);
+		struct note *n = note_new(h);
+		n->vm = vm;
+		sim_at(h, 0, comes_from_outside, n);
 		break;
 	}
 	sim_after(w, sim_between(w, 100 * USEC, 2 * MSEC), outside, NULL);
@@ -192,7 +204,7 @@ static void live(struct world *w, void *argument)
 		emit(n->host, n->vm, VMS);
 	else if (to != n->vm)
 		emit(n->host, n->vm, to);
-	sim_after(w, sim_between(w, 100 * USEC, 1200 * USEC), live, n);
+	sim_at(n->host, sim_between(w, 100 * USEC, 1200 * USEC), live, n);
 }
 
 void guest_run(struct host *h, uint32_t vm)
@@ -201,7 +213,7 @@ void guest_run(struct host *h, uint32_t vm)
 	h->vm[vm].running = true;
 	n->vm = vm;
 	n->n = ++h->vm[vm].life;
-	sim_after(h->world, sim_between(h->world, 20 * USEC, 400 * USEC), live, n);
+	sim_at(h, sim_between(h->world, 20 * USEC, 400 * USEC), live, n);
 }
 
 static void give(struct host *h, uint32_t vm, struct frame *f)

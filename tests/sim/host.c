@@ -52,6 +52,8 @@ void host_crash(struct host *h)
 	h->core = NULL;
 	h->report++;
 	h->tick_at = 0;
+	h->stopped_until = h->slow_until = h->full_until = h->full_for = 0;
+	h->todo_count = h->done = 0;
 	h->copies = (struct copy_host){ 0 };
 	drop_vms(h);
 	uplink_close(h);
@@ -78,7 +80,7 @@ static void on_config(struct host *h, const struct message *m)
 		return;
 	h->configured = h->preparing = true;
 	h->preparing_for = m->generation;
-	sim_after(h->world, sim_between(h->world, 20 * USEC, 3 * MSEC), configured, note_new(h));
+	sim_at(h, sim_between(h->world, 20 * USEC, 3 * MSEC), configured, note_new(h));
 }
 
 static void say_config(struct host *h, struct generation g)
@@ -181,7 +183,7 @@ static void begin_capture(struct host *h, const struct epoch_action *act)
 		n->m = act->generation.n;
 		nsec_t at = w->now + sim_between(w, 20 * USEC, sim_chance(w, w->plan.slow) ? 15 * MSEC : 600 * USEC);
 		v->last_cut = at > v->last_cut ? at : v->last_cut + 1;
-		sim_after(w, v->last_cut - w->now, cut, n);
+		sim_at(h, v->last_cut - w->now, cut, n);
 	}
 }
 
@@ -217,7 +219,7 @@ static void report(struct host *h)
 {
 	struct note *n = note_new(h);
 	n->n = ++h->report;
-	sim_after(h->world, sim_between(h->world, 10 * USEC, 500 * USEC), tell_holdings, n);
+	sim_at(h, sim_between(h->world, 10 * USEC, 500 * USEC), tell_holdings, n);
 }
 
 static void placed(struct world *w, void *argument)
@@ -254,7 +256,7 @@ static void place(struct host *h, const struct epoch_action *act)
 			n->m = i;
 		}
 	n->n = act->generation.n;
-	sim_after(w, sim_between(w, 50 * USEC, sim_chance(w, w->plan.slow) ? 12 * MSEC : 2 * MSEC), placed, n);
+	sim_at(h, sim_between(w, 50 * USEC, sim_chance(w, w->plan.slow) ? 12 * MSEC : 2 * MSEC), placed, n);
 }
 
 /* The frames in flight of checkpoint c come first, then what has arrived of this generation. */
@@ -321,9 +323,12 @@ static void carry_out(struct host *h, const struct epoch_action *act)
 static void tick(struct world *w, void *argument)
 {
 	struct note *n = argument;
-	(void)w;
 	if (note_is_void(n) || n->host->tick_at != (nsec_t)n->n)
 		return;
+	if (w->now < n->host->slow_until) {
+		sim_at(n->host, n->host->slow_until - w->now, tick, n);
+		return;
+	}
 	n->host->tick_at = 0;
 	host_step(n->host, &(struct epoch_event){ .type = EPOCH_EV_TICK });
 }
@@ -337,7 +342,7 @@ static void schedule_tick(struct host *h)
 	struct note *n = note_new(h);
 	h->tick_at = at;
 	n->n = (uint64_t)at;
-	sim_after(w, at > w->now ? at - w->now : 10 * USEC, tick, n);
+	sim_at(h, at > w->now ? at - w->now : 10 * USEC, tick, n);
 }
 
 static const char *action_name(enum epoch_action_type t)
@@ -357,25 +362,53 @@ static void trace_action(const struct host *h, const struct epoch_action *a)
 		          (unsigned long long)a->epoch.n);
 }
 
-void host_step(struct host *h, const struct epoch_event *event)
+static void go_on(struct world *w, void *argument);
+
+/* The actions of the last step that are left; stopped in their midst, it goes on when it goes on. */
+static void carry_on(struct host *h)
 {
-	struct epoch_action out[EPOCH_ACTIONS_MAX];
-	struct world *w = h->world;
 	uint32_t life = h->life;
-	size_t n = epoch_step(h->core, w->now, event, out);
-	check_step(h, event, out, n);
-	for (size_t i = 0; i < n; i++) {
-		faults_on_action(h, &out[i], true);
+	while (h->done < h->todo_count) {
+		if (is_stopped(h)) {
+			h->world->met.split++;
+			sim_at(h, 0, go_on, note_new(h));
+			return;
+		}
+		const struct epoch_action *act = &h->todo[h->done++];
+		faults_on_action(h, act, true);
 		if (h->life != life)
 			return;
 		if (sim_tracing)
-			trace_action(h, &out[i]);
-		carry_out(h, &out[i]);
-		faults_on_action(h, &out[i], false);
+			trace_action(h, act);
+		carry_out(h, act);
+		faults_on_action(h, act, false);
 		if (h->life != life)
 			return;
 	}
 	schedule_tick(h);
+}
+
+static void go_on(struct world *w, void *argument)
+{
+	struct note *n = argument;
+	(void)w;
+	if (!note_is_void(n))
+		carry_on(n->host);
+}
+
+void host_step(struct host *h, const struct epoch_event *event)
+{
+	uint32_t life = h->life;
+	if (h->done < h->todo_count)
+		carry_on(h);
+	if (h->life != life)
+		return;
+	if (h->done < h->todo_count)
+		sim_violation(h->world, "the simulator: host %u takes a step while it is stopped", h->id.n);
+	h->done = 0;
+	h->todo_count = epoch_step(h->core, h->world->now, event, h->todo);
+	check_step(h, event, h->todo, h->todo_count);
+	carry_on(h);
 }
 
 void host_deliver(struct host *h, struct host_id from, const struct message *m)

@@ -4,10 +4,10 @@
 
 struct cargo { uint32_t from, to, connection; struct frame *frame; struct generation generation; struct epoch_id colour; };
 
-/* A mute host is cut off from the others, but hears them. */
+/* A mute host is cut off from the others, but hears them; a deaf one is heard by them. */
 bool link_reaches(const struct world *w, struct host_id from, struct host_id to)
 {
-	return w->side[from.n] == w->side[to.n] || (w->mute == to.n && w->mute);
+	return w->side[from.n] == w->side[to.n] || w->mute == to.n || w->deaf == from.n;
 }
 
 bool link_is_open(const struct world *w, struct host_id from, struct host_id to)
@@ -51,7 +51,7 @@ static void load(struct host *from, struct host_id to, struct frame *f, struct g
 	*c = (struct cargo){ from->id.n, to.n, l->connection, f, g, colour };
 	nsec_t at = w->now + sim_between(w, 10 * USEC, sim_chance(w, w->plan.slow) ? 5 * MSEC : 300 * USEC);
 	l->last = at > l->last ? at : l->last + 1;
-	sim_after(w, l->last - w->now, arrive, c);
+	sim_at(&w->host[to.n], l->last - w->now, arrive, c);
 }
 
 void link_send(struct host *from, struct host_id to, struct frame *f, struct generation g, struct epoch_id colour) { load(from, to, f, g, colour); }
@@ -87,26 +87,34 @@ void link_reset(struct world *w, uint32_t a, uint32_t b)
 	for (int i = 0; i < 2; i++) {
 		struct note *n = note_new(end[i]);
 		n->n = newest;
-		sim_after(w, sim_between(w, 1 * MSEC, 3 * MSEC), grace_over, n);
+		sim_at(end[i], sim_between(w, 1 * MSEC, 3 * MSEC), grace_over, n);
 		n = note_new(end[i]);
 		n->n = newest;
-		sim_after(w, 20 * MSEC, grace_over, n);
+		sim_at(end[i], 20 * MSEC, grace_over, n);
 	}
 }
 
-void link_unblock(struct world *w, uint32_t a, uint32_t b)
+static void unload_stalled(struct world *w, void *argument)
 {
-	struct link *l = &w->link[a][b];
-	if (!is_open(w, a, b) || l->stalled.count == 0)
+	const struct cargo *c = argument;
+	struct link *l = &w->link[c->from][c->to];
+	if (!is_open(w, c->from, c->to))
 		return;
-	if (sim_chance(w, 500)) {
-		link_reset(w, a, b);
-		return;
-	}
 	struct list all = l->stalled;
 	l->stalled = (struct list){ 0 };
 	for (uint32_t i = 0; i < all.count; i++)
 		unload(w, all.at[i]);
+}
+
+void link_unblock(struct world *w, uint32_t a, uint32_t b)
+{
+	const struct link *l = &w->link[a][b];
+	if (!is_open(w, a, b) || l->stalled.count == 0)
+		return;
+	if (sim_chance(w, 500))
+		link_reset(w, a, b);
+	else
+		sim_at(&w->host[b], 0, unload_stalled, l->stalled.at[0]);
 }
 
 void link_host_gone(struct world *w, uint32_t h)

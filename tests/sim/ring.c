@@ -40,7 +40,7 @@ static void schedule_reading(struct host *h)
 	nsec_t delay = sim_between(w, 5 * USEC, 60 * USEC);
 	if (w->now + delay < h->slow_until)
 		delay = h->slow_until - w->now;
-	sim_after(w, delay, read_inbox, note_new(h));
+	sim_at(h, delay, read_inbox, note_new(h));
 }
 
 static void tell_members(struct host *h, const struct item *i)

@@ -92,17 +92,27 @@ bool sim_chance(struct world *w, unsigned thousandth) { return thousandth && sim
 
 static bool is_before(const struct event *a, const struct event *b) { return a->at < b->at || (a->at == b->at && a->order < b->order); }
 
-void sim_after(struct world *w, nsec_t delay, void (*fire)(struct world *, void *), void *argument)
+static void add_event(struct world *w, struct event e)
 {
 	if (w->heap_count == w->heap_room) {
 		w->heap_room = w->heap_room ? 2 * w->heap_room : 1024;
 		w->heap = g_renew(struct event, w->heap, w->heap_room);
 	}
-	struct event e = { w->now + delay, w->event_order++, fire, argument };
 	uint32_t i = w->heap_count++;
 	for (; i && is_before(&e, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
 		w->heap[i] = w->heap[(i - 1) / 2];
 	w->heap[i] = e;
+}
+
+void sim_after(struct world *w, nsec_t delay, void (*fire)(struct world *, void *), void *argument)
+{
+	add_event(w, (struct event){ w->now + delay, w->event_order++, NULL, fire, argument });
+}
+
+void sim_at(struct host *h, nsec_t delay, void (*fire)(struct world *, void *), void *argument)
+{
+	struct world *w = h->world;
+	add_event(w, (struct event){ w->now + delay, w->event_order++, h, fire, argument });
 }
 
 static struct event take_event(struct world *w)
@@ -120,6 +130,17 @@ static struct event take_event(struct world *w)
 	}
 	w->heap[i] = last;
 	return first;
+}
+
+/* What comes for a host that is stopped waits, in the order in which it was sent: so nothing overtakes on a connection. */
+static bool is_held(struct world *w, struct event e)
+{
+	if (!e.of || e.of->stopped_until <= e.at)
+		return false;
+	w->met.held++;
+	e.at = e.of->stopped_until;
+	add_event(w, e);
+	return true;
 }
 
 /* ---- what is said ---- */
@@ -188,6 +209,8 @@ static void run_events(struct world *w)
 		struct event e = take_event(w);
 		w->now = e.at;
 		w->events++;
+		if (is_held(w, e))
+			continue;
 		e.fire(w, e.argument);
 		if (w->quiet && !healed) {
 			healed = true;
@@ -318,12 +341,15 @@ static const GOptionEntry options[] = {
 };
 
 static struct { uint64_t events, commits, aborts, recoveries, releases, crashes, cuts, lost, frames; } total;
+static struct met met;
 
 static void add_up(const struct world *w)
 {
 	total.events += w->events, total.commits += w->count.commits, total.aborts += w->count.aborts, total.recoveries += w->count.recoveries;
 	total.releases += w->count.releases, total.crashes += w->count.crashes, total.cuts += w->count.cuts, total.lost += w->count.lost;
 	total.frames += w->count.frames;
+	met.stopped += w->met.stopped, met.held += w->met.held, met.split += w->met.split, met.ended += w->met.ended, met.mute += w->met.mute;
+	met.deaf += w->met.deaf, met.full += w->met.full, met.midway += w->met.midway, met.late += w->met.late, met.behind += w->met.behind;
 }
 
 static void progress(uint64_t done, gint64 started)
@@ -365,12 +391,23 @@ static FILE *open_report(void)
 	return f;
 }
 
+static void finish_met(FILE *report)
+{
+	fprintf(report, ", \"met\": {\"stopped\": %" PRIu64 ", \"held\": %" PRIu64 ", \"split\": %" PRIu64 ", \"ended\": %" PRIu64 ", \"mute\": %" PRIu64
+	        ", \"deaf\": %" PRIu64 ", \"full\": %" PRIu64 ", \"midway\": %" PRIu64 ", \"late\": %" PRIu64 ", \"behind\": %" PRIu64 "}",
+	        met.stopped, met.held, met.split, met.ended, met.mute, met.deaf, met.full, met.midway, met.late, met.behind);
+	printf("%" PRIu64 " hosts stopped, %" PRIu64 " within a step, %" PRIu64 " events waited for them; %" PRIu64 " ended by watchdogs; %" PRIu64 " mute, %" PRIu64
+	       " deaf; full: %" PRIu64 " refused, %" PRIu64 " midway; %" PRIu64 " late answers; %" PRIu64 " went behind\n",
+	       met.stopped, met.split, met.held, met.ended, met.mute, met.deaf, met.full, met.midway, met.late, met.behind);
+}
+
 static int finish(uint64_t done, uint64_t violations, double seconds, FILE *report)
 {
 	fprintf(report, "\"schedules_per_second\": %.0f, ", (double)done / seconds);
 	fprintf(report, "\"schedules\": %" PRIu64 ", \"violations\": %" PRIu64 ", \"events\": %" PRIu64 ", \"recoveries\": %" PRIu64
 	        ", \"commits\": %" PRIu64 ", \"aborts\": %" PRIu64 ", \"frames_released\": %" PRIu64 ", \"crashes\": %" PRIu64 ", \"cuts\": %" PRIu64,
 	        done, violations, total.events, total.recoveries, total.commits, total.aborts, total.releases, total.crashes, total.cuts);
+	finish_met(report);
 	printf("%" PRIu64 " events, %" PRIu64 " frames, %" PRIu64 " released, %" PRIu64 " commits, %" PRIu64 " given up, %" PRIu64 " recoveries, %" PRIu64
 	       " crashes, %" PRIu64 " cuts, %" PRIu64 " lost\n%" PRIu64 " schedules, %" PRIu64 " violations\n",
 	       total.events, total.frames, total.releases, total.commits, total.aborts, total.recoveries, total.crashes, total.cuts, total.lost, done, violations);

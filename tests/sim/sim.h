@@ -74,7 +74,7 @@ struct connection {
 	bool fresh, opened, ended;           /* ended: the backup has closed it */
 	struct list parts;                   /* struct part: sent, not yet read by the backup */
 	uint32_t arrived;                    /* of them */
-	nsec_t last;
+	nsec_t last, last_answer;
 };
 
 /* One epoch of a VM on its way to a backup. */
@@ -137,7 +137,8 @@ struct host {
 	host_mask view, told;
 	bool told_quorate;
 	nsec_t told_at;
-	nsec_t slow_until;
+	nsec_t slow_until;                   /* the loop is busy; threads go on */
+	nsec_t stopped_until;                /* nothing of the agent goes on; corosync does, and the kernel */
 
 	/* agent */
 	bool configured, preparing;
@@ -145,6 +146,8 @@ struct host {
 	struct generation generation;
 	struct copy_host copies;
 	bool running, frozen;
+	struct epoch_action todo[EPOCH_ACTIONS_MAX];   /* of the last step */
+	size_t todo_count, done;
 	nsec_t tick_at;
 	uint64_t report;
 	struct sim_vm vm[VMS];
@@ -158,6 +161,7 @@ struct host {
 	struct gate *gate;
 	struct list out;                     /* struct out_frame: what the gate has taken and not let go: the dumb oracle */
 	nsec_t uplink_full_until;
+	nsec_t full_until, full_for;         /* there is no room for images and stages of backups; full_for: so for this time from the middle of the next epoch */
 };
 
 struct link {
@@ -211,7 +215,17 @@ struct trigger {                             /* a fault that waits for an action
 	uint8_t what;
 };
 
-struct event { nsec_t at; uint64_t order; void (*fire)(struct world *, void *); void *argument; };
+/* How often each of these happened. */
+struct met {
+	uint64_t stopped, held, split,           /* hosts; what waited for them; steps, between two of their actions */
+	         ended,                          /* hosts, by their watchdog */
+	         mute, deaf,                     /* hosts cut off in one direction */
+	         full, midway,                   /* epochs that a backup without room refused, at their begin and when they had come in half */
+	         late,                           /* acknowledgements that nobody waited for any more */
+	         behind;                         /* recoveries, counted by each host, behind what others knew as committed */
+};
+
+struct event { nsec_t at; uint64_t order; struct host *of; void (*fire)(struct world *, void *); void *argument; };   /* of: a host, or nobody */
 
 struct world {
 	uint64_t seed, random;
@@ -225,6 +239,7 @@ struct world {
 	struct link link[HOSTS + 1][HOSTS + 1];
 	uint8_t side[HOSTS + 1];             /* of the partition that the host is on */
 	uint32_t mute;                       /* a cut off host that hears the others still; 0: none */
+	uint32_t deaf;                       /* a cut off host that the others hear still; 0: none */
 	struct epoch_config config;
 	struct trigger trigger[3];
 	struct host *shuttle;
@@ -242,6 +257,7 @@ struct world {
 	struct { struct generation generation; struct epoch_id epoch; const struct snapshot *copy[VMS]; host_mask complete[VMS]; bool checked, protected; }
 		captures[CAPTURES];
 	struct { unsigned commits, aborts, recoveries, releases, crashes, cuts, lost, troubles, frames, forgets; } count;
+	struct met met;
 	char violation[240];
 	jmp_buf stop;
 };
@@ -249,6 +265,7 @@ struct world {
 /* sim.c */
 void *sim_alloc(size_t n);                                       /* zeroed; until the end of the run */
 void sim_after(struct world *w, nsec_t delay, void (*fire)(struct world *, void *), void *argument);
+void sim_at(struct host *h, nsec_t delay, void (*fire)(struct world *, void *), void *argument);   /* waits while the host is stopped */
 uint64_t sim_random(struct world *w, uint64_t below);
 nsec_t sim_between(struct world *w, nsec_t least, nsec_t most);
 bool sim_chance(struct world *w, unsigned thousandth);
@@ -262,6 +279,7 @@ extern bool sim_tracing;
 /* What was meant for a host, and void if it has died since. */
 struct note { struct host *host; uint32_t life; uint32_t vm; uint64_t n, m; void *p; };
 struct note *note_new(struct host *h);
+static inline bool is_stopped(const struct host *h) { return h->world->now < h->stopped_until; }
 static inline bool note_is_void(const struct note *n) { return !n->host->up || n->host->life != n->life; }
 
 /* ring.c */
@@ -314,6 +332,7 @@ void link_host_gone(struct world *w, uint32_t h);
 
 /* faults.c */
 void faults_plan(struct world *w);
+void faults_fill(struct host *h, nsec_t time);
 void faults_on_action(struct host *h, const struct epoch_action *act, bool before);
 void faults_heal(struct world *w);
 
