@@ -305,6 +305,7 @@ static void arrive(struct world *w, void *argument)
 	if (note_is_void(n) || by->ended)
 		return;
 	if (link_is_open(w, by->from->id, by->to->id)) {
+		link_passed(w, by->from->id, by->to->id);
 		by->arrived++;
 		read_parts(n->host, by);
 	} else if (by->from->up && by->from->life == by->from_life) {

@@ -10,6 +10,11 @@ bool link_reaches(const struct world *w, struct host_id from, struct host_id to)
 	return w->side[from.n] == w->side[to.n] || w->mute == to.n || w->deaf == from.n;
 }
 
+void link_passed(struct world *w, struct host_id from, struct host_id to)
+{
+	w->met.one_way += link_reaches(w, from, to) && !link_reaches(w, to, from);
+}
+
 bool link_is_open(const struct world *w, struct host_id from, struct host_id to)
 {
 	return link_reaches(w, from, to) && !w->link[from.n][to.n].blocked;
@@ -23,6 +28,7 @@ static void unload(struct world *w, const struct cargo *c)
 	struct link *l = &w->link[c->from][c->to];
 	if (!to->up || c->connection != l->connection || generation_cmp(c->generation, l->broken) <= 0)
 		return;
+	link_passed(w, w->host[c->from].id, to->id);
 	if (c->frame) {
 		struct tagged *t = sim_alloc(sizeof *t);
 		*t = (struct tagged){ c->frame, c->generation, c->colour };

@@ -111,6 +111,7 @@ static void receive(struct world *w, void *argument)
 	struct entry *e = r->log.at[n->n];
 	if (!link_reaches(w, e->letter->from, h->id) && e->letter->from.n != h->id.n && sim_chance(w, 500))
 		return;
+	link_passed(w, e->letter->from, h->id);
 	e->received |= host_bit(h->id);
 	advance(h);
 }

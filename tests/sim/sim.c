@@ -349,7 +349,7 @@ static void add_up(const struct world *w)
 	total.releases += w->count.releases, total.crashes += w->count.crashes, total.cuts += w->count.cuts, total.lost += w->count.lost;
 	total.frames += w->count.frames;
 	met.stopped += w->met.stopped, met.held += w->met.held, met.split += w->met.split, met.ended += w->met.ended, met.mute += w->met.mute;
-	met.deaf += w->met.deaf, met.full += w->met.full, met.midway += w->met.midway, met.late += w->met.late, met.behind += w->met.behind;
+	met.deaf += w->met.deaf, met.full += w->met.full, met.midway += w->met.midway, met.one_way += w->met.one_way, met.late += w->met.late, met.behind += w->met.behind;
 }
 
 static void progress(uint64_t done, gint64 started)
@@ -394,11 +394,11 @@ static FILE *open_report(void)
 static void finish_met(FILE *report)
 {
 	fprintf(report, ", \"met\": {\"stopped\": %" PRIu64 ", \"held\": %" PRIu64 ", \"split\": %" PRIu64 ", \"ended\": %" PRIu64 ", \"mute\": %" PRIu64
-	        ", \"deaf\": %" PRIu64 ", \"full\": %" PRIu64 ", \"midway\": %" PRIu64 ", \"late\": %" PRIu64 ", \"behind\": %" PRIu64 "}",
-	        met.stopped, met.held, met.split, met.ended, met.mute, met.deaf, met.full, met.midway, met.late, met.behind);
+	        ", \"deaf\": %" PRIu64 ", \"one_way\": %" PRIu64 ", \"full\": %" PRIu64 ", \"midway\": %" PRIu64 ", \"late\": %" PRIu64 ", \"behind\": %" PRIu64 "}",
+	        met.stopped, met.held, met.split, met.ended, met.mute, met.deaf, met.one_way, met.full, met.midway, met.late, met.behind);
 	printf("%" PRIu64 " hosts stopped, %" PRIu64 " within a step, %" PRIu64 " events waited for them; %" PRIu64 " ended by watchdogs; %" PRIu64 " mute, %" PRIu64
-	       " deaf; full: %" PRIu64 " refused, %" PRIu64 " midway; %" PRIu64 " late answers; %" PRIu64 " went behind\n",
-	       met.stopped, met.split, met.held, met.ended, met.mute, met.deaf, met.full, met.midway, met.late, met.behind);
+	       " deaf, %" PRIu64 " times one way; full: %" PRIu64 " refused, %" PRIu64 " midway; %" PRIu64 " late answers; %" PRIu64 " went behind\n",
+	       met.stopped, met.split, met.held, met.ended, met.mute, met.deaf, met.one_way, met.full, met.midway, met.late, met.behind);
 }
 
 static int finish(uint64_t done, uint64_t violations, double seconds, FILE *report)

@@ -220,6 +220,7 @@ struct met {
 	uint64_t stopped, held, split,           /* hosts; what waited for them; steps, between two of their actions */
 	         ended,                          /* hosts, by their watchdog */
 	         mute, deaf,                     /* hosts cut off in one direction */
+	         one_way,                        /* messages, frames, parts of streams that came where nothing came back */
 	         full, midway,                   /* epochs that a backup without room refused, at their begin and when they had come in half */
 	         late,                           /* acknowledgements that nobody waited for any more */
 	         behind;                         /* recoveries, counted by each host, behind what others knew as committed */
@@ -323,6 +324,7 @@ void uplink_outside(struct world *w);                            /* the outside 
 
 /* link.c */
 bool link_reaches(const struct world *w, struct host_id from, struct host_id to);
+void link_passed(struct world *w, struct host_id from, struct host_id to);   /* something did: counted, if it was in one direction */
 bool link_is_open(const struct world *w, struct host_id from, struct host_id to);
 void link_send(struct host *from, struct host_id to, struct frame *f, struct generation g, struct epoch_id colour);
 void link_marker(struct host *from, struct host_id to, struct generation g, struct epoch_id r);
