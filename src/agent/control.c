@@ -37,6 +37,7 @@ struct client {
 	unsigned listening;              /* id of events_listen(), 0: not */
 	const char *waits_for;           /* event that ends the verb, NULL: streaming */
 	json_int_t after;                /* `checkpoint`: an epoch later than this one */
+	char vm[VCFT_NAME_MAX + 1];      /* `bare`: of this VM */
 	bool closing;
 };
 
@@ -121,10 +122,14 @@ static void stop_listening(struct client *c)
 	c->listening = 0;
 }
 
+/* One event may be awaited by several clients, each for another VM or epoch. */
 static bool ends_wait(const struct client *c, json_t *event, const char *name)
 {
-	json_int_t epoch = json_integer_value(json_object_get(event, "epoch"));
-	return !strcmp(name, c->waits_for) && (strcmp(name, "checkpoint-committed") || epoch > c->after);
+	if (strcmp(name, c->waits_for))
+		return false;
+	if (!strcmp(name, "bare-pause"))
+		return !g_strcmp0(json_string_value(json_object_get(event, "vm")), c->vm);
+	return strcmp(name, "checkpoint-committed") || json_integer_value(json_object_get(event, "epoch")) > c->after;
 }
 
 /* The awaited event is the answer; others show progress. */
@@ -253,6 +258,7 @@ static void verb_bare(struct client *c, const struct agent_request *request)
 		return;
 	}
 	struct bare b = { a, { vm } };
+	g_strlcpy(c->vm, request->vm, sizeof c->vm);
 	wait_for(c, "bare-pause");
 	machine_bare(a->machines[vm], request->count, bare_done, g_memdup2(&b, sizeof b));
 }

@@ -1,0 +1,142 @@
+/* test-control.c - what clients of the control socket are answered: a whole agent of one host, the real local group, and clients of its socket. No VM
+ * is ever started: machines are made, and their workers have no process. */
+#include "agent/agent-private.h"
+#include "agent/control.h"
+#include "base/config.h"
+
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define PATIENCE_MS 20000u
+
+struct host { char *folder, *socket; GMainLoop *loop; struct agent *agent; struct control *control; };
+
+static void set_up(struct host *h, gconstpointer data)
+{
+	(void)data;
+	g_autoptr(GError) error = NULL;
+	h->folder = g_strdup_printf("/dev/shm/vcft-control-%d", getpid());
+	g_autofree char *text = g_strdup_printf("name: host1\ngroup: local\nrun_dir: %s/run\nram_dir: %s/ram\nstate_dir: %s/state\n", h->folder, h->folder, h->folder);
+	struct config_agent *config = config_agent_parse(text, strlen(text), "virtcftd.yaml", &error);
+	g_assert_no_error(error);
+	h->loop = g_main_loop_new(NULL, FALSE);
+	h->agent = agent_new(config, h->loop, &error);
+	g_assert_no_error(error);
+	h->socket = g_build_filename(h->folder, "run", "control.sock", NULL);
+	h->control = control_new(h->agent, h->socket, &error);
+	g_assert_no_error(error);
+	while (!h->agent->members)
+		g_main_context_iteration(NULL, TRUE);
+}
+
+static void tear_down(struct host *h, gconstpointer data)
+{
+	(void)data;
+	struct config_agent *config = h->agent->config;
+	if (h->control)
+		control_free(h->control);
+	agent_free(h->agent);
+	config_agent_free(config);
+	g_main_loop_unref(h->loop);
+	g_autofree char *remove = g_strdup_printf("rm -rf '%s'", h->folder);
+	g_assert_true(g_spawn_command_line_sync(remove, NULL, NULL, NULL, NULL));
+	g_free(h->folder);
+	g_free(h->socket);
+}
+
+/* ---- a client ---- */
+
+static int ask(const struct host *h, json_t *request)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	g_autofree char *line = json_dumps(request, JSON_COMPACT);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	g_strlcpy(address.sun_path, h->socket, sizeof address.sun_path);
+	g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof address), ==, 0);
+	g_assert_cmpint(send(fd, line, strlen(line), 0), ==, strlen(line));
+	g_assert_cmpint(send(fd, "\n", 1, 0), ==, 1);
+	json_decref(request);
+	return fd;
+}
+
+static gboolean too_late(gpointer data)
+{
+	(void)data;
+	g_assert_not_reached();
+}
+
+/* What comes on the socket while the loop turns, a line; NULL: it has been closed. */
+static char *next_line(int fd)
+{
+	GString *line = g_string_new(NULL);
+	guint limit = g_timeout_add(PATIENCE_MS, too_late, NULL);
+	char c = 0;
+	ssize_t n = -1;
+	while (c != '\n' && n != 0) {
+		n = recv(fd, &c, 1, MSG_DONTWAIT);
+		if (n == 1)
+			g_string_append_c(line, c);
+		else if (n < 0)
+			g_main_context_iteration(NULL, TRUE);
+	}
+	g_source_remove(limit);
+	return g_string_free(line, n == 0);
+}
+
+/* The object with `ok`, behind those that show progress; the client is gone. */
+static json_t *answer(int fd)
+{
+	json_t *object = NULL;
+	while (!json_object_get(object, "ok")) {
+		g_autofree char *line = next_line(fd);
+		json_decref(object);
+		object = json_loads(line ? line : "", 0, NULL);
+		g_assert_nonnull(object);
+	}
+	close(fd);
+	return object;
+}
+
+static const char *text_of(json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
+
+/* ---- a cluster that this host has been told of ---- */
+
+#define TWO_VMS "cluster: two\nvms: [ { name: a, memory: 16M, kernel: /proc/version }, { name: b, memory: 16M, kernel: /proc/version } ]\n"
+
+/* As if both VMs had been placed here, by a group that says nothing more. */
+static void know_two_vms(struct agent *a)
+{
+	g_autoptr(GError) error = NULL;
+	a->cluster = config_cluster_parse(TWO_VMS, strlen(TWO_VMS), "cluster.yaml", "/", false, &error);
+	g_assert_no_error(error);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct machine_options o = { .id = { i }, .self = a->self, .agent = a->config, .config = &a->cluster->vms[i], .cluster = "two", .net = a->net };
+		a->machines[i] = machine_new(&o, &agent_machine_notes, a);
+	}
+}
+
+static void test_bare_answers_for_its_own_vm(struct host *h, gconstpointer data)
+{
+	(void)data;
+	know_two_vms(h->agent);
+	int a = ask(h, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "a", "count", 1));
+	int b = ask(h, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "b", "count", 1));
+	json_t *of_b = answer(b), *of_a = answer(a);
+	g_assert_cmpstr(text_of(of_a, "vm"), ==, "a");
+	g_assert_cmpstr(text_of(of_b, "vm"), ==, "b");
+	json_decref(of_a);
+	json_decref(of_b);
+}
+
+static void add(const char *path, void (*test)(struct host *, gconstpointer)) { g_test_add(path, struct host, NULL, set_up, test, tear_down); }
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	add("/agent/control/bare-answers-for-its-own-vm", test_bare_answers_for_its_own_vm);
+	return g_test_run();
+}
