@@ -256,6 +256,19 @@ static void configured(struct prepared *p, void *user)
 	prepared_free(p);
 }
 
+/* Others wait for each member (docs/protocol.md, "Start"): one that cannot take part leaves. A host alone has nobody to leave, and nothing runs yet. */
+static void refuse_config(struct agent *a, const char *why)
+{
+	events_say(a->events, "configuration-refused", json_pack("{s:s}", "error", why));
+	if (a->backend == &group_local) {
+		g_message("the cluster cannot be started here: %s", why);
+		agent_forget(a);
+		return;
+	}
+	g_critical("this host cannot take part: %s", why);
+	g_main_loop_quit(a->loop);
+}
+
 static void on_config(struct agent *a, const struct message *m)
 {
 	g_autoptr(GError) error = NULL;
@@ -266,9 +279,7 @@ static void on_config(struct agent *a, const struct message *m)
 	a->cluster_directory = g_strndup(m->config.directory, m->config.directory_bytes);
 	a->cluster = config_cluster_parse(a->cluster_text, m->config.text_bytes, "cluster.yaml", a->cluster_directory, false, &error);
 	if (!a->cluster || !add_networks(a, &error)) {
-		events_say(a->events, "configuration-refused", json_pack("{s:s}", "error", error->message));
-		g_critical("this host cannot take part: %s", error->message);
-		g_main_loop_quit(a->loop);
+		refuse_config(a, error->message);
 		return;
 	}
 	a->preparing = true;

@@ -426,10 +426,14 @@ struct control *control_new(struct agent *agent, const char *path, GError **erro
 	return control;
 }
 
+/* What has been said is still sent, as far as it goes at once: why this agent ends is often the answer that somebody waits for. */
 void control_free(struct control *control)
 {
-	while (control->clients->len)
-		client_close(g_ptr_array_index(control->clients, 0));
+	while (control->clients->len) {
+		struct client *c = g_ptr_array_index(control->clients, 0);
+		if (!c->output->len || flush(c))
+			client_close(c);
+	}
 	g_ptr_array_unref(control->clients);
 	g_source_remove(control->source);
 	close(control->fd);

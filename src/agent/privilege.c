@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static const unsigned needed[] = {
-	CAP_NET_ADMIN,            /* TAP devices: the agent ends at `up` of a network with an uplink; send buffers of the switch */
+	CAP_NET_ADMIN,            /* TAP devices: `up` of a network with an uplink fails; send buffers of the switch */
 	CAP_SETUID, CAP_SETGID,   /* children become the VMs' user (identity_become): `up` fails, nbdkit does not start */
 	CAP_SETPCAP,              /* and lose the bounding set: as above */
 	CAP_CHOWN,                /* files are given to that user, and taken back; the control socket to its group: the agent does not start */

@@ -132,11 +132,52 @@ static void test_bare_answers_for_its_own_vm(struct host *h, gconstpointer data)
 	json_decref(of_b);
 }
 
+/* ---- up ---- */
+
+#define BAD_UPLINK "cluster: c\nnetworks: [ { name: wan, uplink: lo } ]\nvms: [ { name: a, memory: 16M, kernel: /proc/version } ]\n"
+
+static int ask_up(const struct host *h, const char *text)
+{
+	return ask(h, json_pack("{s:s, s:s, s:s}", "verb", "up", "directory", "/", "text", text));
+}
+
+/* No TAP device can have the name of what is there already; nor can there be one at all without /dev/net/tun. */
+static void test_up_says_which_network_cannot_be(struct host *h, gconstpointer data)
+{
+	(void)data;
+	for (int i = 0; i < 2; i++) {   /* the agent goes on, and is as it was */
+		json_t *refused = answer(ask_up(h, BAD_UPLINK));
+		g_assert_true(json_is_false(json_object_get(refused, "ok")));
+		g_assert_true(g_str_has_prefix(text_of(refused, "error"), "network wan: "));
+		g_assert_null(h->agent->cluster);
+		json_decref(refused);
+	}
+}
+
+static void note_refusal(const char *line, void *user) { *(bool *)user = *(bool *)user || strstr(line, "configuration-refused"); }
+
+/* As where the agent has to leave its group: what it has said is not lost when it ends before its loop turns again. */
+static void test_what_was_said_is_sent_at_the_end(struct host *h, gconstpointer data)
+{
+	(void)data;
+	bool refused = false;
+	events_listen(h->agent->events, note_refusal, &refused, FALSE);
+	int fd = ask_up(h, BAD_UPLINK);
+	while (!refused)
+		g_main_context_iteration(NULL, TRUE);
+	control_free(g_steal_pointer(&h->control));
+	json_t *said = answer(fd);
+	g_assert_true(g_str_has_prefix(text_of(said, "error"), "network wan: "));
+	json_decref(said);
+}
+
 static void add(const char *path, void (*test)(struct host *, gconstpointer)) { g_test_add(path, struct host, NULL, set_up, test, tear_down); }
 
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	add("/agent/control/bare-answers-for-its-own-vm", test_bare_answers_for_its_own_vm);
+	add("/agent/control/up-says-which-network-cannot-be", test_up_says_which_network_cannot_be);
+	add("/agent/control/what-was-said-is-sent-at-the-end", test_what_was_said_is_sent_at_the_end);
 	return g_test_run();
 }
