@@ -163,6 +163,7 @@ static void carry_out(struct agent *a, const struct epoch_action *act)
 		agent_forget(a);
 		g_message("forgotten");
 		events_say(a->events, "cluster-ended", NULL);
+		g_clear_pointer(&a->trouble, g_free);   /* behind the event: who waits for a start is told why there is none */
 		break;
 	case EPOCH_ACT_LOST: recovery_lost(a, act); break;
 	case EPOCH_ACT_REMEMBER: remember(a, act); break;
@@ -445,6 +446,9 @@ static bool image_spec(struct vm_id vm, struct image_spec *ret_spec, void *user)
 
 /* ---- verbs ---- */
 
+void agent_down(struct agent *a) { agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_DOWN }); }
+void agent_checkpoint(struct agent *a) { agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_CHECKPOINT }); }
+
 static gboolean hosts_match(const struct agent *a, const struct config_cluster *cluster, GError **error)
 {
 	for (unsigned i = 0; i < cluster->host_count; i++)
@@ -460,9 +464,18 @@ static gboolean hosts_match(const struct agent *a, const struct config_cluster *
 	return FALSE;
 }
 
+bool agent_lost(const struct agent *a)
+{
+	struct epoch_view view;
+	epoch_view(a->core, &view);
+	return view.lost;
+}
+
+/* What is lost is ended by a message before the new configuration, so no host is told of that while it still has the old one. */
 gboolean agent_up(struct agent *a, const char *file, const char *directory, const char *text, GError **error)
 {
-	if (a->cluster) {
+	bool lost = agent_lost(a);
+	if (a->cluster && !lost) {
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS, "cluster %s is up already; `virtcft down` ends it", a->cluster->name);
 		return FALSE;
 	}
@@ -470,13 +483,12 @@ gboolean agent_up(struct agent *a, const char *file, const char *directory, cons
 	gboolean ok = cluster && hosts_match(a, cluster, error);
 	if (cluster)
 		config_cluster_free(cluster);
+	if (ok && lost)
+		agent_down(a);
 	if (ok)
 		say_config(a, (struct generation){ 0 }, directory, text);
 	return ok;
 }
-
-void agent_down(struct agent *a) { agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_DOWN }); }
-void agent_checkpoint(struct agent *a) { agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_CHECKPOINT }); }
 
 /* ---- start and end ---- */
 

@@ -89,7 +89,9 @@ struct agent {
 struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **error);
 void agent_free(struct agent *agent);
 
-/* `up`: check the file against this group and multicast it. Returns false with the reason. */
+/* A VM of the cluster has no image left on these hosts: nothing runs. */
+bool agent_lost(const struct agent *agent);
+/* `up`: check the file against this group and multicast it; a cluster that is lost is ended before. Returns false with the reason. */
 gboolean agent_up(struct agent *agent, const char *file, const char *directory, const char *text, GError **error);
 void agent_down(struct agent *agent);
 /* Ask for a checkpoint now. */

@@ -38,6 +38,7 @@ struct client {
 	const char *waits_for;           /* event that ends the verb, NULL: streaming */
 	json_int_t after;                /* `checkpoint`: an epoch later than this one */
 	char vm[VCFT_NAME_MAX + 1];      /* `bare`: of this VM */
+	bool ends_lost;                  /* `up`: the cluster that is lost ends first, and that is no answer */
 	bool closing;
 };
 
@@ -148,11 +149,12 @@ static void on_event(const char *line, void *user)
 		const char *why = json_string_value(json_object_get(event, "error"));
 		stop_listening(c);
 		refuse(c, why ? why : "no image of a VM is left");
-	} else if (name && !strcmp(name, "cluster-ended")) {
+	} else if (name && !strcmp(name, "cluster-ended") && !c->ends_lost) {
 		const char *why = c->control->agent->trouble;
 		stop_listening(c);
 		refuse(c, why ? why : "the cluster was ended");
 	} else if (name && strcmp(name, "checkpoint-committed")) {
+		c->ends_lost = c->ends_lost && strcmp(name, "cluster-ended");
 		say(c, json_pack("{s:s}", "progress", name));
 	}
 	json_decref(event);
@@ -175,6 +177,7 @@ static void verb_status(struct client *c, const struct agent_request *request)
 static void verb_up(struct client *c, const struct agent_request *request)
 {
 	g_autoptr(GError) error = NULL;
+	c->ends_lost = agent_lost(c->control->agent);
 	wait_for(c, "recovery-finished");
 	if (agent_up(c->control->agent, request->file, request->directory, request->text, &error))
 		return;

@@ -265,6 +265,7 @@ static void finished(struct agent *a)
 	net_announce(a->net);
 	a->ran = true;
 	a->place_failures = 0;
+	g_clear_pointer(&a->trouble, g_free);
 	double took = a->detected ? (double)(clock_now() - a->detected) / NSEC_PER_MSEC : 0;
 	a->detected = 0;
 	events_say(a->events, "recovery-finished",
@@ -303,8 +304,12 @@ void recovery_run(struct agent *a, const struct epoch_action *act)
 	post_box_send(a->box, one_less_ran, g_memdup2(&note, sizeof note), g_free);
 }
 
+/* A later membership may still have it. */
 void recovery_lost(struct agent *a, const struct epoch_action *act)
 {
-	events_say(a->events, "cluster-lost", json_pack("{s:s}", "vm", agent_vm_name(a, act->vm)));
-	g_critical("no image of %s is left: nothing is restarted; `virtcft down` and `virtcft up` start anew", agent_vm_name(a, act->vm));
+	const char *vm = act->vm.n < VCFT_VM_MAX ? agent_vm_name(a, act->vm) : "any VM of the newest generation";
+	g_free(a->trouble);
+	a->trouble = g_strdup_printf("no image of %s is left: nothing is restarted; `virtcft up` starts anew", vm);
+	events_say(a->events, "cluster-lost", json_pack("{s:s, s:s}", "vm", agent_vm_name(a, act->vm), "error", a->trouble));
+	g_critical("%s", a->trouble);
 }

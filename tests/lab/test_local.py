@@ -135,6 +135,7 @@ def test_loss_on_one_host(shared, pgrep, process):
         receiver.wait_for(f"^{program}", 20, since=mark)
     assert receiver.find(vcft.GUEST_FAIL) is None and receiver.find(r"^udpseq recv .*(missing|double|late|bad)=[1-9]") is None
     assert alone.state_of("panicker") == "off"
+    assert cluster.status()["trouble"] is None, "it is over"
     committed = cluster.status()["committed"]
     events.wait_for("checkpoint-committed", lambda e: e["epoch"] > committed)
 

@@ -3,15 +3,11 @@
 #include "agent/agent-private.h"
 #include "agent/control.h"
 #include "base/config.h"
+#include "client.h"
 
 #include <glib.h>
-#include <glib/gstdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
-
-#define PATIENCE_MS 20000u
 
 struct host { char *folder, *socket; GMainLoop *loop; struct agent *agent; struct control *control; };
 
@@ -48,61 +44,6 @@ static void tear_down(struct host *h, gconstpointer data)
 	g_free(h->socket);
 }
 
-/* ---- a client ---- */
-
-static int ask(const struct host *h, json_t *request)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	g_autofree char *line = json_dumps(request, JSON_COMPACT);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	g_strlcpy(address.sun_path, h->socket, sizeof address.sun_path);
-	g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof address), ==, 0);
-	g_assert_cmpint(send(fd, line, strlen(line), 0), ==, strlen(line));
-	g_assert_cmpint(send(fd, "\n", 1, 0), ==, 1);
-	json_decref(request);
-	return fd;
-}
-
-static gboolean too_late(gpointer data)
-{
-	(void)data;
-	g_assert_not_reached();
-}
-
-/* What comes on the socket while the loop turns, a line; NULL: it has been closed. */
-static char *next_line(int fd)
-{
-	GString *line = g_string_new(NULL);
-	guint limit = g_timeout_add(PATIENCE_MS, too_late, NULL);
-	char c = 0;
-	ssize_t n = -1;
-	while (c != '\n' && n != 0) {
-		n = recv(fd, &c, 1, MSG_DONTWAIT);
-		if (n == 1)
-			g_string_append_c(line, c);
-		else if (n < 0)
-			g_main_context_iteration(NULL, TRUE);
-	}
-	g_source_remove(limit);
-	return g_string_free(line, n == 0);
-}
-
-/* The object with `ok`, behind those that show progress; the client is gone. */
-static json_t *answer(int fd)
-{
-	json_t *object = NULL;
-	while (!json_object_get(object, "ok")) {
-		g_autofree char *line = next_line(fd);
-		json_decref(object);
-		object = json_loads(line ? line : "", 0, NULL);
-		g_assert_nonnull(object);
-	}
-	close(fd);
-	return object;
-}
-
-static const char *text_of(json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
-
 /* ---- a cluster that this host has been told of ---- */
 
 #define TWO_VMS "cluster: two\nvms: [ { name: a, memory: 16M, kernel: /proc/version }, { name: b, memory: 16M, kernel: /proc/version } ]\n"
@@ -123,8 +64,8 @@ static void test_bare_answers_for_its_own_vm(struct host *h, gconstpointer data)
 {
 	(void)data;
 	know_two_vms(h->agent);
-	int a = ask(h, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "a", "count", 1));
-	int b = ask(h, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "b", "count", 1));
+	int a = ask(h->socket, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "a", "count", 1));
+	int b = ask(h->socket, json_pack("{s:s, s:s, s:i}", "verb", "bare", "vm", "b", "count", 1));
 	json_t *of_b = answer(b), *of_a = answer(a);
 	g_assert_cmpstr(text_of(of_a, "vm"), ==, "a");
 	g_assert_cmpstr(text_of(of_b, "vm"), ==, "b");
@@ -138,7 +79,7 @@ static void test_bare_answers_for_its_own_vm(struct host *h, gconstpointer data)
 
 static int ask_up(const struct host *h, const char *text)
 {
-	return ask(h, json_pack("{s:s, s:s, s:s}", "verb", "up", "directory", "/", "text", text));
+	return ask(h->socket, json_pack("{s:s, s:s, s:s}", "verb", "up", "directory", "/", "text", text));
 }
 
 /* No TAP device can have the name of what is there already; nor can there be one at all without /dev/net/tun. */

@@ -1,14 +1,15 @@
 /* test-start.c - a start of the agent itself, as the group's messages make it: a whole agent, whose group is the test.
  *
- * The test's own group_local stands in for src/group/local.c, which then is not linked: what the agent multicasts goes nowhere, and a message is
- * delivered when the test says so, from whatever host. So what comes while the configuration is read comes then for certain: it is read by a
+ * The test's own group_local stands in for src/group/local.c, which then is not linked: what the agent multicasts is noted and goes nowhere, and a message
+ * is delivered when the test says so, from whatever host. So what comes while the configuration is read comes then for certain: it is read by a
  * thread, which tells the loop, and the loop does not turn in between. */
-#include "agent/agent.h"
+#include "agent/agent-private.h"
+#include "agent/control.h"
 #include "base/config.h"
 #include "base/messages.h"
+#include "client.h"
 
 #include <glib.h>
-#include <glib/gstdio.h>
 #include <string.h>
 
 static const struct host_id self = { 1 }, other = { 2 };
@@ -17,7 +18,7 @@ static const char *const cluster_yaml = "cluster: overtaken\nnetworks: [ { name:
 
 /* ---- the group ---- */
 
-struct group { struct group_callbacks callbacks; void *user; };
+struct group { struct group_callbacks callbacks; void *user; enum message_type said[64]; unsigned said_count; };
 
 static struct group *join(const struct group_callbacks *callbacks, void *user, GError **error)
 {
@@ -29,10 +30,18 @@ static struct group *join(const struct group_callbacks *callbacks, void *user, G
 }
 
 static struct host_id self_of(const struct group *g) { return g ? self : other; }
-static void swallow(struct group *g, const void *data, size_t n) { (void)g, (void)data, (void)n; }
+
+static void note(struct group *g, const void *data, size_t n)
+{
+	g_autofree struct message *m = g_new(struct message, 1);
+	g_assert_true(message_decode(data, n, m));
+	g_assert_cmpuint(g->said_count, <, G_N_ELEMENTS(g->said));
+	g->said[g->said_count++] = m->type;
+}
+
 static void leave(struct group *g) { g_free(g); }
 
-const struct group_backend group_local = { .name = "local", .join = join, .self = self_of, .mcast = swallow, .leave = leave };
+const struct group_backend group_local = { .name = "local", .join = join, .self = self_of, .mcast = note, .leave = leave };
 
 static void deliver(struct agent *a, struct message *m)
 {
@@ -133,6 +142,120 @@ static void test_a_start_behind_what_ran_before_is_taken_part_in(struct start *s
 	g_assert_true(takes_part(s));
 }
 
+/* ---- what is said of a cluster that stands ---- */
+
+static const struct vm_id first = { 0 };
+
+static void test_a_recovery_that_has_finished_is_no_trouble(struct start *s, gconstpointer data)
+{
+	(void)data;
+	struct epoch_action run = { .type = EPOCH_ACT_RUN, .generation = s->agent->generation };
+	deliver_config(s->agent);
+	g_assert_true(takes_part(s));
+	agent_trouble(s->agent, first, TROUBLE_DIED, "QEMU failed");
+	g_assert_nonnull(s->agent->trouble);
+	recovery_run(s->agent, &run);
+	while (!s->agent->switch_runs)
+		g_main_context_iteration(NULL, TRUE);
+	g_assert_null(s->agent->trouble);
+}
+
+static void test_a_cluster_that_has_ended_has_no_trouble(struct start *s, gconstpointer data)
+{
+	(void)data;
+	deliver_config(s->agent);
+	g_assert_true(takes_part(s));
+	agent_trouble(s->agent, first, TROUBLE_DIED, "QEMU failed");
+	deliver(s->agent, message(MESSAGE_DOWN, running));
+	g_assert_null(s->agent->cluster);
+	g_assert_null(s->agent->trouble);
+}
+
+static void become_lost(struct start *s)
+{
+	deliver_config(s->agent);
+	g_assert_true(takes_part(s));
+	g_test_expect_message(NULL, G_LOG_LEVEL_CRITICAL, "no image of *");
+	deliver(s->agent, message(MESSAGE_LOST, running));
+	g_test_assert_expected_messages();
+	g_assert_true(agent_lost(s->agent));
+}
+
+static const char *const both_hosts = "cluster: again\nhosts: [ { name: host1, address: 127.0.0.1 }, { name: host2, address: 127.0.0.2 } ]\n"
+                                      "vms: [ { name: a, memory: 16M, kernel: /proc/version } ]\n";
+
+static void know_hosts(struct agent *a)
+{
+	for (unsigned h = 1; h <= 2; h++) {
+		a->peers[h].known = true;
+		g_snprintf(a->peers[h].name, sizeof a->peers[h].name, "host%u", h);
+	}
+}
+
+/* Ordered as said: every host forgets what is lost before it hears of the new one. */
+static void test_up_of_a_lost_cluster_ends_it_first(struct start *s, gconstpointer data)
+{
+	(void)data;
+	g_autoptr(GError) error = NULL;
+	become_lost(s);
+	g_assert_true(g_str_has_prefix(s->agent->trouble, "no image of "));
+	know_hosts(s->agent);
+	s->agent->group->said_count = 0;
+	agent_up(s->agent, "cluster.yaml", "/", both_hosts, &error);
+	g_assert_no_error(error);
+	g_assert_cmpuint(s->agent->group->said_count, ==, 2);
+	g_assert_cmpint(s->agent->group->said[0], ==, MESSAGE_DOWN);
+	g_assert_cmpint(s->agent->group->said[1], ==, MESSAGE_CONFIG);
+	deliver(s->agent, message(MESSAGE_DOWN, running));
+	deliver_config(s->agent);
+	g_assert_true(takes_part(s) && !agent_lost(s->agent) && !s->agent->trouble);
+}
+
+/* It is checked before anything is ended. */
+static void test_a_bad_file_ends_nothing(struct start *s, gconstpointer data)
+{
+	(void)data;
+	g_autoptr(GError) error = NULL;
+	become_lost(s);
+	s->agent->group->said_count = 0;
+	g_assert_false(agent_up(s->agent, "cluster.yaml", "/", both_hosts, &error));   /* host2 is not known */
+	g_assert_cmpuint(s->agent->group->said_count, ==, 0);
+	g_assert_true(agent_lost(s->agent));
+}
+
+/* The client is answered when the new one runs. */
+static void test_the_end_of_what_is_lost_is_no_answer(struct start *s, gconstpointer data)
+{
+	(void)data;
+	g_autoptr(GError) error = NULL;
+	g_autofree char *path = g_build_filename(s->folder, "run", "control.sock", NULL);
+	struct control *control = control_new(s->agent, path, &error);
+	g_assert_no_error(error);
+	become_lost(s);
+	know_hosts(s->agent);
+	s->agent->group->said_count = 0;
+	int client = ask(path, json_pack("{s:s, s:s, s:s}", "verb", "up", "directory", "/", "text", both_hosts));
+	while (s->agent->group->said_count < 2)
+		g_main_context_iteration(NULL, TRUE);
+	deliver(s->agent, message(MESSAGE_DOWN, running));
+	events_say(s->agent->events, "recovery-finished", NULL);
+	json_t *said = answer(client);
+	g_assert_true(json_is_true(json_object_get(said, "ok")));
+	json_decref(said);
+	control_free(control);
+}
+
+static void test_up_of_a_cluster_that_is_not_lost_is_refused(struct start *s, gconstpointer data)
+{
+	(void)data;
+	g_autoptr(GError) error = NULL;
+	deliver_config(s->agent);
+	g_assert_true(takes_part(s));
+	know_hosts(s->agent);
+	g_assert_false(agent_up(s->agent, "cluster.yaml", "/", both_hosts, &error));
+	g_assert_nonnull(strstr(error->message, "is up already"));
+}
+
 static void add(const char *path, void (*test)(struct start *, gconstpointer)) { g_test_add(path, struct start, NULL, set_up, test, tear_down); }
 
 int main(int argc, char **argv)
@@ -141,5 +264,11 @@ int main(int argc, char **argv)
 	add("/agent/start/read-is-taken-part-in", test_a_start_that_is_read_is_taken_part_in);
 	add("/agent/start/overtaken-is-dropped", test_a_start_that_a_running_cluster_has_overtaken_is_dropped);
 	add("/agent/start/behind-what-ran-before", test_a_start_behind_what_ran_before_is_taken_part_in);
+	add("/agent/trouble/none-behind-a-recovery", test_a_recovery_that_has_finished_is_no_trouble);
+	add("/agent/trouble/none-behind-the-end", test_a_cluster_that_has_ended_has_no_trouble);
+	add("/agent/lost/up-ends-it-first", test_up_of_a_lost_cluster_ends_it_first);
+	add("/agent/lost/its-end-is-no-answer", test_the_end_of_what_is_lost_is_no_answer);
+	add("/agent/lost/a-bad-file-ends-nothing", test_a_bad_file_ends_nothing);
+	add("/agent/lost/what-is-not-lost-is-up", test_up_of_a_cluster_that_is_not_lost_is_refused);
 	return g_test_run();
 }
