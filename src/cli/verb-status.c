@@ -37,6 +37,22 @@ static char *names(json_t *list)
 	return g_string_free(s, FALSE);
 }
 
+static const char *or_unknown(const char *word) { return word ? word : "?"; }
+
+/* A line for each: those of the host that is asked with their reasons, of the others it knows the names. */
+static void print_shortages(json_t *status)
+{
+	const char *self = text(status, "host");
+	size_t i, j;
+	json_t *shortage, *host, *name;
+	json_array_foreach(json_object_get(status, "shortages"), i, shortage)
+		printf("%s is short of %s: %s\n", or_unknown(self), or_unknown(text(shortage, "short")), or_unknown(text(shortage, "text")));
+	json_array_foreach(json_object_get(status, "hosts"), i, host)
+		if (g_strcmp0(text(host, "name"), self))
+			json_array_foreach(json_object_get(host, "short"), j, name)
+				printf("%s is short of %s\n", or_unknown(text(host, "name")), or_unknown(json_string_value(name)));
+}
+
 static void print_hosts(json_t *status)
 {
 	struct table *t = table_new("lll");
@@ -85,6 +101,7 @@ static void print_status(json_t *status)
 		puts("no cluster is up; start one with: virtcft up FILE");
 	if (trouble)
 		printf("trouble: %s\n", trouble);
+	print_shortages(status);
 	puts("");
 	print_hosts(status);
 	if (json_array_size(json_object_get(status, "vms"))) {

@@ -83,6 +83,17 @@ class Cli(unittest.TestCase):
         self.assertRegex('\n'.join(lines), r'node1 +host1 +host2,host3 +running +256\.0 MiB +41 +2\.2 ms +430 +1\.7 MiB +302\.7 KiB +12\.0 ms\n')
         self.assertRegex('\n'.join(lines), r'node2 +- +- +running +1\.0 MiB +- +- +- +- +- +-\n')
 
+    def test_shortages_are_shown(self):
+        """This host's with their reasons, the others' by name; each in a line of its own."""
+        hosts = [{'name': 'host1', 'state': 'leader', 'address': '10.77.0.1', 'short': ['disk', 'time']},
+                 {'name': 'host2', 'state': 'member', 'address': '10.77.0.2', 'short': ['memory', 'backup']}]
+        self.agent({'ok': True, 'status': {**STATUS, 'hosts': hosts, 'trouble': 'QEMU failed', 'shortages': [
+            {'short': 'disk', 'text': 'node1 waits'}, {'short': 'time', 'text': 'commits take 2.0 s'}]}})
+        lines = self.run_cli().stdout.split('\n')
+        self.assertEqual(lines[1:6], ['trouble: QEMU failed', 'host1 is short of disk: node1 waits', 'host1 is short of time: commits take 2.0 s',
+                                      'host2 is short of memory', 'host2 is short of backup'])
+        self.assertEqual(lines[6], '')
+
     def test_status_json_is_the_agents_object(self):
         self.agent({'ok': True, 'status': STATUS})
         self.assertEqual(json.loads(self.run_cli('status', '--json').stdout), STATUS)
