@@ -6,10 +6,10 @@
 
 #include "agent/post.h"
 #include "agent/prepare.h"
+#include "agent/promise.h"
 #include "agent/watchdog.h"
 #include "base/must.h"
 
-#include <fcntl.h>
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -114,32 +114,19 @@ void agent_forget(struct agent *a)
 
 /* ---- what outlives the process (E9) ---- */
 
-#define MEMORY_BYTES 64u
-
-/* The file is open and has its room from the start, and is written in place, within one sector: a disk or a table of descriptors that is full by then
- * must not keep a host from its promise. */
-static gboolean memory_open_file(struct agent *a, GError **error)
+static gboolean recall(struct agent *a, GError **error)
 {
-	g_autofree char *path = g_build_filename(a->config->state_dir, "generation", NULL);
-	char text[MEMORY_BYTES + 1] = { 0 };
-	struct generation lived = { 0 }, seen = { 0 };
-	a->memory_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	ssize_t n = a->memory_fd < 0 ? -1 : pread(a->memory_fd, text, MEMORY_BYTES, 0);
-	if (n >= 0 && sscanf(text, "%" SCNu64 " %" SCNu64, &lived.n, &seen.n) == 2)
-		epoch_remember(a->core, lived, seen);
-	memset(text + n, ' ', n < 0 ? 0 : MEMORY_BYTES - (size_t)n);
-	if (n >= 0 && pwrite(a->memory_fd, text, MEMORY_BYTES, 0) == MEMORY_BYTES && fsync(a->memory_fd) == 0)
-		return TRUE;
-	g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path, g_strerror(errno));
-	return FALSE;
+	struct promise promise;
+	a->promise_fd = promise_open(a->config->state_dir, &promise, error);
+	if (a->promise_fd >= 0)
+		epoch_remember(a->core, promise.lived, promise.seen);
+	return a->promise_fd >= 0;
 }
 
 /* A promise that cannot be kept must not be made: fail-stop. */
 static void remember(struct agent *a, const struct epoch_action *act)
 {
-	g_autofree char *text = g_strdup_printf("%" PRIu64 " %" PRIu64, act->generation.n, act->seen.n);
-	g_autofree char *line = g_strdup_printf("%-63s\n", text);
-	MUST("E9", pwrite(a->memory_fd, line, MEMORY_BYTES, 0) == MEMORY_BYTES && fdatasync(a->memory_fd) == 0);
+	MUST("E9", promise_write(a->promise_fd, (struct promise){ act->generation, act->seen }));
 }
 
 /* ---- actions ---- */
@@ -546,7 +533,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	struct agent *a = g_new0(struct agent, 1);
 	a->config = config;
 	a->loop = loop;
-	a->memory_fd = -1;
+	a->promise_fd = -1;
 	a->events = events_new();
 	a->box = post_box_new();
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
@@ -556,7 +543,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 		a->self = a->backend->self(a->group);
 		a->core = epoch_new(a->self);
 	}
-	if (!a->group || !memory_open_file(a, error) || !open_network(a, error)) {
+	if (!a->group || !recall(a, error) || !open_network(a, error)) {
 		agent_free(a);
 		return NULL;
 	}
@@ -571,8 +558,8 @@ void agent_free(struct agent *a)
 	g_clear_handle_id(&a->tick, g_source_remove);
 	if (a->shortages)
 		shortages_free(a->shortages);
-	if (a->memory_fd >= 0)
-		close(a->memory_fd);
+	if (a->promise_fd >= 0)
+		close(a->promise_fd);
 	if (a->group)
 		a->backend->leave(a->group);
 	g_clear_pointer(&a->sink, sink_free);

@@ -50,7 +50,7 @@ struct agent {
 	struct sink *sink;
 	struct events *events;
 	struct shortages *shortages;
-	int memory_fd;                           /* what outlives the process (E9) */
+	int promise_fd;                          /* what outlives the process (E9) */
 	struct post_box *box;
 	GMainLoop *loop;
 	guint tick;
