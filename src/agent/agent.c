@@ -114,15 +114,6 @@ void agent_forget(struct agent *a)
 
 /* ---- what outlives the process (E9) ---- */
 
-static gboolean recall(struct agent *a, GError **error)
-{
-	struct promise promise;
-	a->promise_fd = promise_open(a->config->state_dir, &promise, error);
-	if (a->promise_fd >= 0)
-		epoch_remember(a->core, promise.lived, promise.seen);
-	return a->promise_fd >= 0;
-}
-
 /* A promise that cannot be kept must not be made: fail-stop. */
 static void remember(struct agent *a, const struct epoch_action *act)
 {
@@ -490,14 +481,42 @@ static void remove_tree(const char *path)
 	}
 }
 
+/* A VM's folder in ram_dir, of which the names in it are ours; what else is there stays, and so does the folder then. */
+static void remove_ram(const char *path)
+{
+	g_autoptr(GDir) dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
+	for (const char *name; dir && (name = g_dir_read_name(dir));) {
+		g_autofree char *child = g_build_filename(path, name, NULL);
+		if (!strcmp(name, "image") || g_str_has_prefix(name, "ram."))
+			unlink(child);
+	}
+	if (dir)
+		rmdir(path);
+}
+
 /* What a former life left: images in memory and disks of uncommitted epochs are worth nothing without its protocol state. */
-static gboolean remove_remains(const struct config_agent *config, GError **error)
+static void remove_remains(const struct config_agent *config)
 {
 	g_autofree char *vms = g_build_filename(config->state_dir, "vms", NULL);
-	remove_tree(config->ram_dir);
+	g_autoptr(GDir) dir = g_dir_open(config->ram_dir, 0, NULL);
+	for (const char *name; dir && (name = g_dir_read_name(dir));) {
+		g_autofree char *child = g_build_filename(config->ram_dir, name, NULL);
+		remove_ram(child);
+	}
 	remove_tree(vms);
-	return identity_folder_open(config->run_dir, error) && identity_folder_open(config->ram_dir, error) &&
-	       identity_folder_open(config->state_dir, error);
+}
+
+/* The promise first: it says whether these folders are another agent's that runs, and then nothing may be removed there. */
+static gboolean open_folders(struct agent *a, struct promise *ret_promise, GError **error)
+{
+	const struct config_agent *c = a->config;
+	if (!vm_ram_dir_fits(c->ram_dir, error) || !identity_folder_open(c->run_dir, error) || !identity_folder_open(c->state_dir, error))
+		return FALSE;
+	a->promise_fd = promise_open(c->state_dir, ret_promise, error);
+	if (a->promise_fd < 0)
+		return FALSE;
+	remove_remains(c);
+	return identity_folder_open(c->ram_dir, error);
 }
 
 static gboolean open_network(struct agent *a, GError **error)
@@ -531,19 +550,21 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 {
 	static const struct group_callbacks callbacks = { on_deliver, on_membership, on_group_lost };
 	struct agent *a = g_new0(struct agent, 1);
+	struct promise promise;
 	a->config = config;
 	a->loop = loop;
 	a->promise_fd = -1;
 	a->events = events_new();
 	a->box = post_box_new();
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
-	if (remove_remains(config, error) && load_credentials(a, error))
+	if (open_folders(a, &promise, error) && load_credentials(a, error))
 		a->group = a->backend->join(&callbacks, a, error);
 	if (a->group) {
 		a->self = a->backend->self(a->group);
 		a->core = epoch_new(a->self);
+		epoch_remember(a->core, promise.lived, promise.seen);
 	}
-	if (!a->group || !recall(a, error) || !open_network(a, error)) {
+	if (!a->group || !open_network(a, error)) {
 		agent_free(a);
 		return NULL;
 	}

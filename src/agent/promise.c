@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 void promise_format(struct promise p, char out[static PROMISE_BYTES])
@@ -79,11 +80,14 @@ int promise_open(const char *folder, struct promise *ret_promise, GError **error
 	char text[PROMISE_BYTES + 1];
 	bool there = access(path, F_OK) == 0 || errno != ENOENT || make(folder, path);
 	int fd = there ? open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) : -1;
-	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text, 0);
+	bool taken = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+	ssize_t n = fd < 0 || taken ? -1 : pread(fd, text, sizeof text, 0);
 	bool right = n >= 0 && promise_parse(text, (size_t)n, ret_promise);
 	if (right && promise_write(fd, *ret_promise))
 		return fd;
-	if (n >= 0 && !right)
+	if (taken)
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY, "%s is in use: an agent runs here already", path);
+	else if (n >= 0 && !right)
 		damaged(path, error);
 	else
 		g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path, g_strerror(errno));

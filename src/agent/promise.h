@@ -4,6 +4,7 @@
  *      lends its vote to a recovery that it must not take part in.
  *  PM2 The file is there, with its content, under its name, before anything is promised; later it is written in place, within one sector: a disk or a table
  *      of descriptors that is full by then must not keep a host from its promise.
+ *  PM3 Two agents do not have it open at a time: one that was started by mistake must not take the other's folders.
  * One line of text, docs/format.md. Loop's thread. */
 #ifndef VCFT_AGENT_PROMISE_H
 #define VCFT_AGENT_PROMISE_H

@@ -46,7 +46,7 @@ static size_t find_features(const char *config, struct vm_feature out[static FEA
 	out[1] = (struct vm_feature){ .name = "corosync", .instead = "group local: this host alone" };
 	out[1].found = group_corosync_probe(out[1].detail, sizeof out[1].detail);
 	find_tls(config, &out[2], ret_days);
-	return 3 + vm_features(out + 3, FEATURES_MAX - 3);
+	return 3 + vm_features("/dev/shm", out + 3, FEATURES_MAX - 3);
 }
 
 /* Names of what is missing and has nothing in its place, NULL: none. */

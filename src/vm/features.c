@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/magic.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/statvfs.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
-#define RAM_DIR "/dev/shm"
 #define RAM_LEAST (UINT64_C(256) << 20)   /* bytes: less holds no useful VM */
 
 static void say(struct vm_feature *f, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -78,30 +79,68 @@ static void find_tun(struct vm_feature *f)
 		close(fd);
 }
 
-static void find_ram(struct vm_feature *f)
+/* Of the folder, or of the nearest one above it that is there. */
+static bool file_system_of(const char *path, struct statfs *ret)
 {
-	struct statvfs v;
-	uint64_t bytes = statvfs(RAM_DIR, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
-	f->found = bytes >= RAM_LEAST;
-	say(f, "%s has %" G_GUINT64_FORMAT " MiB free", RAM_DIR, (guint64)(bytes >> 20));
+	g_autofree char *at = g_strdup(path);
+	while (statfs(at, ret) != 0) {
+		g_autofree char *above = g_path_get_dirname(at);
+		if (errno != ENOENT || !strcmp(above, at))
+			return false;
+		g_free(at);
+		at = g_steal_pointer(&above);
+	}
+	return true;
 }
 
+gboolean vm_ram_dir_fits(const char *ram_dir, GError **error)
+{
+	struct statfs fs;
+	struct stat st;
+	if (!file_system_of(ram_dir, &fs)) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "ram_dir %s: %s", ram_dir, g_strerror(errno));
+	} else if (fs.f_type != TMPFS_MAGIC) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "ram_dir %s is on no tmpfs; expected a folder such as /dev/shm/virtcft", ram_dir);
+	} else if (lstat(ram_dir, &st) == 0 && (!S_ISDIR(st.st_mode) || (st.st_mode & (S_IWGRP | S_IWOTH)))) {
+		g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "ram_dir %s is not for the agent alone, others may write there; expected a folder such as %s/virtcft", ram_dir,
+		            ram_dir);
+	} else
+		return TRUE;
+	return FALSE;
+}
+
+static void find_ram(const char *ram_dir, struct vm_feature *f)
+{
+	g_autoptr(GError) error = NULL;
+	struct statfs fs;
+	uint64_t bytes = file_system_of(ram_dir, &fs) ? (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize : 0;
+	f->found = vm_ram_dir_fits(ram_dir, &error) && bytes >= RAM_LEAST;
+	if (error)
+		say(f, "%s", error->message);
+	else
+		say(f, "%s has %" G_GUINT64_FORMAT " MiB free, %" G_GUINT64_FORMAT " are the least", ram_dir, (guint64)(bytes >> 20), (guint64)(RAM_LEAST >> 20));
+}
+
+/* find NULL: find_ram(). */
 static const struct { const char *name, *instead; void (*find)(struct vm_feature *f); } probes[] = {
 	{ "qemu", NULL, find_qemu },
 	{ "kvm", "tcg: QEMU interprets, some ten times slower", find_kvm },
 	{ "userfaultfd", "compare: RAM is kept twice and compared at each checkpoint", find_uffd },
 	{ "pagemap-scan", "compare: RAM is kept twice and compared at each checkpoint", find_pagemap },
-	{ "ram-tmpfs", NULL, find_ram },
+	{ "ram-tmpfs", NULL, NULL },
 	{ "nbdkit", "VMs without disks only", find_nbdkit },
 	{ "tun", "networks without an uplink only", find_tun },
 };
 
-size_t vm_features(struct vm_feature *out, size_t room)
+size_t vm_features(const char *ram_dir, struct vm_feature *out, size_t room)
 {
 	size_t n = MIN(room, G_N_ELEMENTS(probes));
 	for (size_t i = 0; i < n; i++) {
 		out[i] = (struct vm_feature){ .name = probes[i].name, .instead = probes[i].instead };
-		probes[i].find(&out[i]);
+		if (probes[i].find)
+			probes[i].find(&out[i]);
+		else
+			find_ram(ram_dir, &out[i]);
 	}
 	return n;
 }

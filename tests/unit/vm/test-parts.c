@@ -216,13 +216,13 @@ static void test_k6_merge(void)
 static void test_probes(void)
 {
 	struct vm_feature f[16];
-	size_t n = vm_features(f, G_N_ELEMENTS(f));
+	size_t n = vm_features("/dev/shm", f, G_N_ELEMENTS(f));
 	g_assert_cmpuint(n, ==, 7);
 	for (size_t i = 0; i < n; i++) {
 		g_assert_cmpuint(strlen(f[i].detail), >, 0);
 		g_test_message("%s: %s, %s", f[i].name, f[i].found ? "yes" : "no", f[i].detail);
 	}
-	g_assert_cmpuint(vm_features(f, 2), ==, 2);
+	g_assert_cmpuint(vm_features("/dev/shm", f, 2), ==, 2);
 }
 
 /* ---- QMP: a peer that does what a script says ---- */
