@@ -326,13 +326,21 @@ static void a_dead_nbdkit_is_an_error(void)
 	setup_close(&s);
 }
 
+/* Returns when all its threads stand: one that runs on another processor goes on for a moment. */
+static void stand_still(pid_t pid)
+{
+	siginfo_t info;
+	kill(pid, SIGSTOP);
+	g_assert_cmpint(waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOWAIT), ==, 0);
+}
+
 static void a_hung_nbdkit_is_an_error_once_and_for_all(void)
 {
 	struct setup s;
 	g_autoptr(GError) error = NULL;
 	setup_open(&s);
 	g_assert_false(disk_failed(s.disk));
-	kill(disk_pid(s.disk), SIGSTOP);
+	stand_still(disk_pid(s.disk));
 	g_assert_false(disk_seal(s.disk, epoch_of(1), &error));
 	g_assert_nonnull(strstr(error->message, "does not answer"));
 	g_assert_true(disk_failed(s.disk));
