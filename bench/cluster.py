@@ -31,9 +31,12 @@ def need_memory(memory):
         raise RuntimeError(f"a VM of {memory} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
-def bring_up(lab, vms, interval, networks=(vcft.LAN,)):
+def bring_up(lab, vms, interval, networks=(vcft.LAN,), hot_pages=True):
     """A cluster whose guests have booted and, if it is checkpointed, all have their backup."""
-    cluster = vcft.Cluster(lab, vms, networks=networks, interval=interval, verify=False, name="bench").up(timeout=120)
+    cluster = vcft.Cluster(lab, vms, networks=networks, interval=interval, verify=False, name="bench")
+    if not hot_pages:
+        cluster.config["checkpoint"]["hot_pages"] = False
+    cluster.up(timeout=120)
     cluster.wait_ready(180)
     if interval.endswith("ms") or int(interval.rstrip("s")) < 60:
         cluster.wait_protected(timeout=120)

@@ -52,7 +52,8 @@ def pause_with_peers(report):
 
 
 def slowdown(report):
-    rows = [{**row, "ms": milliseconds(row["interval"]), "name": f"{row['pages']} pages"} for row in of(report, "slowdown")]
+    rows = [{**row, "ms": milliseconds(row["interval"]), "name": f"{row['pages']} pages" + ("" if row["hot_pages"] else ", no hot pages")}
+            for row in of(report, "slowdown")]
     return grouped(rows, "name", "ms", "share")
 
 
