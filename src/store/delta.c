@@ -1,18 +1,20 @@
 /* delta.c - chunks of pages, as they travel: difference to the reference, then zstd.
  *
- *   page ^ reference ──► raw buffer (mostly zero) ──zstd──► PAGES          PAGES ──zstd──► chunk: page numbers and bytes
+ *   page ^ reference ──► words that are not zero (pack.c) ──zstd──► PAGES          PAGES ──zstd──► chunk: page numbers and bytes
  *
  * Payload of PAGES: u32 region, u32 kind, u32 count, u32 compressed bytes, u32 raw bytes, u32 0; count x u64 page numbers; one zstd frame.
  * Kind XOR: the bytes are to be XORed into the page; so staging and the checksum of it do not depend on the image. A page equal to its
- * reference is left out. Kind LITERAL: the bytes are the page; for pages that the backup does not have.
+ * reference is left out. Raw are the maps of all pages, then their words. Kind LITERAL: the bytes are the page; for pages that the backup does not have.
  *
  *  C1 A payload is accepted only if every number in it is within its bounds, before memory is taken for it: 1..256 pages of an existing
- *     region, numbers ascending and below the region's size, raw bytes = pages, the frame exactly the rest and exactly that big.
+ *     region, numbers ascending and below the region's size, raw bytes = pages, or maps and as many words as they name, the frame exactly the rest
+ *     and exactly that big.
  *
  * Contexts and buffers are kept from chunk to chunk. Thread: one for each encoder or decoder. */
 #include "store/store-private.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <zstd.h>
 
 /* Measured on chunks of 256 pages: XOR bytes are mostly zero, and level -2 codes them 1.5 times as fast as level 1 at the same size
@@ -21,23 +23,22 @@
 #define LEVEL_XOR (-2)
 #define LEVEL_LITERAL 1
 
-static_assert(STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8u + ZSTD_COMPRESSBOUND(STORE_CHUNK_RAW) == 1054744u,
+#define MAPS_ROOM ((size_t)STORE_CHUNK_PAGES * PACK_MAP)
+#define RAW_MOST (MAPS_ROOM + STORE_CHUNK_RAW)
+
+static_assert(STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8u + ZSTD_COMPRESSBOUND(RAW_MOST) == 1071192u,
               "limit of PAGES in base/messages.def");
 
 /* 64 bytes at once: the compiler uses what the machine has. */
 typedef uint64_t lane __attribute__((vector_size(64), aligned(1), may_alias));
 #define LANES (VCFT_PAGE_SIZE / sizeof(lane))
 
-bool delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b)
+void delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b)
 {
 	const lane *la = (const lane *)a, *lb = (const lane *)b;
-	lane *lo = (lane *)out, any = { 0 };
-	for (size_t i = 0; i < LANES; i++) {
-		lane x = la[i] ^ lb[i];
-		lo[i] = x;
-		any |= x;
-	}
-	return (any[0] | any[1] | any[2] | any[3] | any[4] | any[5] | any[6] | any[7]) != 0;
+	lane *lo = (lane *)out;
+	for (size_t i = 0; i < LANES; i++)
+		lo[i] = la[i] ^ lb[i];
 }
 
 bool delta_is_zero(const uint8_t *page)
@@ -56,7 +57,8 @@ struct delta_encoder {
 	ZSTD_CCtx *zstd;
 	uint32_t region, kind, count;
 	uint64_t index[STORE_CHUNK_PAGES];
-	uint8_t *raw;          /* STORE_CHUNK_RAW */
+	uint8_t *raw;          /* MAPS_ROOM, then words, or pages */
+	size_t words;          /* bytes behind the maps */
 	uint8_t *message;      /* room for the largest */
 	size_t room;
 };
@@ -65,8 +67,8 @@ struct delta_encoder *delta_encoder_new(void)
 {
 	struct delta_encoder *e = g_new0(struct delta_encoder, 1);
 	e->zstd = ZSTD_createCCtx();
-	e->raw = g_malloc(STORE_CHUNK_RAW);
-	e->room = MESSAGE_HEADER_BYTES + STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8 + ZSTD_COMPRESSBOUND(STORE_CHUNK_RAW);
+	e->raw = g_malloc(RAW_MOST + PACK_ROOM - VCFT_PAGE_SIZE);
+	e->room = MESSAGE_HEADER_BYTES + STORE_PAGES_HEADER + STORE_CHUNK_PAGES * 8 + ZSTD_COMPRESSBOUND(RAW_MOST);
 	e->message = g_malloc(e->room);
 	return e;
 }
@@ -84,6 +86,7 @@ void delta_begin(struct delta_encoder *e, uint32_t region, enum delta_kind kind)
 	e->region = region;
 	e->kind = kind;
 	e->count = 0;
+	e->words = 0;
 }
 
 unsigned delta_count(const struct delta_encoder *e) { return e->count; }
@@ -91,16 +94,24 @@ unsigned delta_count(const struct delta_encoder *e) { return e->count; }
 void delta_add(struct delta_encoder *e, uint64_t page, const uint8_t *data, const uint8_t *reference, bool keep)
 {
 	MUST("S7", e->count < STORE_CHUNK_PAGES && (!e->count || e->index[e->count - 1] < page));
-	uint8_t *at = e->raw + (size_t)e->count * VCFT_PAGE_SIZE;
-	bool different = true;
-	if (e->kind == DELTA_XOR && reference)
-		different = delta_xor(at, data, reference);
-	else if (e->kind == DELTA_XOR && !keep && delta_is_zero(data))
-		different = false;
+	uint8_t *at = e->raw + MAPS_ROOM + e->words;
+	size_t n = VCFT_PAGE_SIZE;
+	if (e->kind == DELTA_XOR)
+		n = pack_page(e->raw + (size_t)e->count * PACK_MAP, at, data, reference);
 	else
 		memcpy(at, data, VCFT_PAGE_SIZE);
-	if (different || keep)
-		e->index[e->count++] = page;
+	if (!n && !keep)
+		return;
+	e->words += n;
+	e->index[e->count++] = page;
+}
+
+/* Maps and words, one behind the other; or pages. */
+static const uint8_t *raw_of(struct delta_encoder *e, size_t *ret_bytes)
+{
+	size_t maps = e->kind == DELTA_XOR ? (size_t)e->count * PACK_MAP : 0;
+	*ret_bytes = maps + e->words;
+	return memmove(e->raw + MAPS_ROOM - maps, e->raw, maps);
 }
 
 GBytes *delta_finish(struct delta_encoder *e)
@@ -108,8 +119,9 @@ GBytes *delta_finish(struct delta_encoder *e)
 	if (!e->count)
 		return NULL;
 	uint8_t *payload = e->message + MESSAGE_HEADER_BYTES;
-	size_t head = STORE_PAGES_HEADER + (size_t)e->count * 8, raw = (size_t)e->count * VCFT_PAGE_SIZE;
-	size_t n = ZSTD_compressCCtx(e->zstd, payload + head, e->room - MESSAGE_HEADER_BYTES - head, e->raw, raw,
+	size_t head = STORE_PAGES_HEADER + (size_t)e->count * 8, raw;
+	const uint8_t *bytes = raw_of(e, &raw);
+	size_t n = ZSTD_compressCCtx(e->zstd, payload + head, e->room - MESSAGE_HEADER_BYTES - head, bytes, raw,
 	                             e->kind == DELTA_XOR ? LEVEL_XOR : LEVEL_LITERAL);
 	MUST("C1", !ZSTD_isError(n));
 	struct wire_writer w = wire_writer(payload, head);
@@ -122,24 +134,27 @@ GBytes *delta_finish(struct delta_encoder *e)
 	for (uint32_t i = 0; i < e->count; i++)
 		wire_put_u64(&w, e->index[i]);
 	message_header_encode(e->message, MESSAGE_PAGES, head + n);
-	e->count = 0;
+	delta_begin(e, e->region, e->kind);
 	return g_bytes_new(e->message, MESSAGE_HEADER_BYTES + head + n);
 }
 
 /* ---- decoder ---- */
-struct delta_decoder { ZSTD_DCtx *zstd; };
+struct delta_decoder { ZSTD_DCtx *zstd; uint8_t *raw; /* RAW_MOST */ };
 
 struct delta_decoder *delta_decoder_new(void)
 {
 	struct delta_decoder *d = g_new0(struct delta_decoder, 1);
 	d->zstd = ZSTD_createDCtx();
+	d->raw = g_malloc(RAW_MOST);
 	return d;
 }
 
 void delta_decoder_free(struct delta_decoder *d)
 {
-	if (d)
-		ZSTD_freeDCtx(d->zstd);
+	if (!d)
+		return;
+	ZSTD_freeDCtx(d->zstd);
+	g_free(d->raw);
 	g_free(d);
 }
 
@@ -148,6 +163,12 @@ void delta_chunk_free(struct delta_chunk *chunk)
 	free(chunk->index);
 	free(chunk->data);
 	free(chunk);
+}
+
+static bool raw_fits(const struct delta_header *h)
+{
+	uint64_t pages = (uint64_t)h->count * VCFT_PAGE_SIZE, maps = (uint64_t)h->count * PACK_MAP;
+	return h->kind == DELTA_LITERAL ? h->raw_bytes == pages : h->raw_bytes >= maps && h->raw_bytes <= maps + pages;
 }
 
 bool delta_peek(const uint8_t *payload, size_t n, const struct store_shape *shape, struct delta_header *ret_header)
@@ -162,7 +183,7 @@ bool delta_peek(const uint8_t *payload, size_t n, const struct store_shape *shap
 	uint32_t reserved = wire_u32(&r);
 	if (r.bad || reserved || h.region >= shape->regions || (h.kind != DELTA_XOR && h.kind != DELTA_LITERAL))
 		return false;
-	if (!h.count || h.count > STORE_CHUNK_PAGES || h.raw_bytes != h.count * VCFT_PAGE_SIZE)
+	if (!h.count || h.count > STORE_CHUNK_PAGES || !raw_fits(&h))
 		return false;
 	if (r.left < (size_t)h.count * 8 || r.left - (size_t)h.count * 8 != h.compressed_bytes)
 		return false;
@@ -186,6 +207,26 @@ static bool read_frame(struct delta_decoder *d, const uint8_t *frame, size_t n, 
 	       ZSTD_decompressDCtx(d->zstd, out, raw, frame, n) == raw;
 }
 
+static bool unpack(const uint8_t *raw, size_t n, struct delta_chunk *c)
+{
+	size_t words = 0, maps = (size_t)c->count * PACK_MAP;
+	for (uint32_t i = 0; i < c->count; i++)
+		words += pack_bytes(raw + i * PACK_MAP);
+	if (maps + words != n)
+		return false;
+	const uint8_t *at = raw + maps;
+	for (uint32_t i = 0; i < c->count; i++)
+		at = unpack_page(c->data + (size_t)i * VCFT_PAGE_SIZE, raw + i * PACK_MAP, at);
+	return true;
+}
+
+static bool read_pages(struct delta_decoder *d, const uint8_t *frame, size_t n, const struct delta_header *h, struct delta_chunk *c)
+{
+	if (h->kind == DELTA_LITERAL)
+		return read_frame(d, frame, n, c->data, h->raw_bytes);
+	return read_frame(d, frame, n, d->raw, h->raw_bytes) && unpack(d->raw, h->raw_bytes, c);
+}
+
 struct delta_chunk *delta_decode(struct delta_decoder *d, const uint8_t *payload, size_t n, const struct store_shape *shape,
                                  enum store_status *ret_status)
 {
@@ -197,13 +238,13 @@ struct delta_chunk *delta_decode(struct delta_decoder *d, const uint8_t *payload
 	if (c) {
 		*c = (struct delta_chunk){ .region = h.region, .kind = h.kind, .count = h.count };
 		c->index = malloc((size_t)h.count * sizeof *c->index);
-		c->data = malloc(h.raw_bytes);
+		c->data = malloc((size_t)h.count * VCFT_PAGE_SIZE);
 	}
 	if (!c || !c->index || !c->data) {
 		*ret_status = STORE_NO_ROOM;
 	} else {
 		struct wire_reader r = wire_reader(payload + STORE_PAGES_HEADER, n - STORE_PAGES_HEADER);
-		if (read_index(&r, c, shape->pages[h.region]) && read_frame(d, r.at, r.left, c->data, h.raw_bytes))
+		if (read_index(&r, c, shape->pages[h.region]) && read_pages(d, r.at, r.left, &h, c))
 			return c;
 	}
 	if (c)

@@ -92,7 +92,7 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 	struct delta_header h;
 	if (!delta_peek(payload, n, &s->shape, &h))
 		return STORE_BAD_MESSAGE;
-	if (!take_room(s, h.raw_bytes + (size_t)h.count * 8 + sizeof(struct delta_chunk)))
+	if (!take_room(s, (size_t)h.count * (VCFT_PAGE_SIZE + 8) + sizeof(struct delta_chunk)))
 		return STORE_NO_ROOM;
 	enum store_status status;
 	struct delta_chunk *c = delta_decode(decoder, payload, n, &s->shape, &status);
@@ -104,7 +104,7 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 		return STORE_BAD_ORDER;
 	s->next = (struct fill_cursor){ c->region, c->index[c->count - 1] + 1 };
 	s->pages += c->count;
-	s->raw_bytes += h.raw_bytes;
+	s->raw_bytes += (uint64_t)h.count * VCFT_PAGE_SIZE;
 	return STORE_OK;
 }
 

@@ -70,6 +70,17 @@ gboolean image_set_disks_writable(struct image *image, bool writable, GError **e
 /* Unlink what image_open() would find. */
 void image_remove_files(const struct image_spec *spec);
 
+/* ---- pack.c: the words of a page that are not zero ---- */
+#define PACK_MAP 64u                                                        /* bytes of a page's map */
+#define PACK_ROOM (VCFT_PAGE_SIZE + sizeof(uint64_t))                       /* bytes that pack_page() may write to `words` */
+
+/* The words of data ^ reference (NULL: zero); returns their bytes, 0: no difference. */
+size_t pack_page(uint8_t *map, uint8_t *words, const uint8_t *data, const uint8_t *reference);
+/* How many bytes of words go with that map. */
+size_t pack_bytes(const uint8_t *map);
+/* The page again; returns the end of its words. */
+const uint8_t *unpack_page(uint8_t *page, const uint8_t *map, const uint8_t *words);
+
 /* ---- delta.c: chunks of pages ---- */
 enum delta_kind { DELTA_XOR = 1, DELTA_LITERAL = 2 };
 
@@ -96,15 +107,15 @@ GBytes *delta_finish(struct delta_encoder *e);
 struct delta_decoder;
 struct delta_decoder *delta_decoder_new(void);
 void delta_decoder_free(struct delta_decoder *d);
-/* What a payload of PAGES says of itself; false: refused. raw_bytes are count pages. */
+/* What a payload of PAGES says of itself; false: refused. raw_bytes: before zstd. */
 struct delta_header { uint32_t region, kind, count, compressed_bytes, raw_bytes; };
 bool delta_peek(const uint8_t *payload, size_t n, const struct store_shape *shape, struct delta_header *ret_header);
 /* Decode a payload that delta_peek() accepted. NULL: refused, *ret_status says why. */
 struct delta_chunk *delta_decode(struct delta_decoder *d, const uint8_t *payload, size_t n, const struct store_shape *shape,
                                  enum store_status *ret_status);
 bool delta_is_zero(const uint8_t *page);
-/* out = a ^ b over a page; true if they differ. */
-bool delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b);
+/* out = a ^ b over a page. */
+void delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b);
 
 /* ---- stream.c: the other messages ---- */
 #define STREAM_MESSAGE_MAX (MESSAGE_HEADER_BYTES + 112u)

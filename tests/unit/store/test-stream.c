@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #define RAM_PAGES 64u
 #define DISK_BLOCKS 20u
@@ -366,15 +367,46 @@ static void test_C1_pages(void)
 	static const struct { size_t at; uint32_t value; } bad[] = {
 		{ 0, 2 }, { 0, UINT32_MAX }, { 4, 0 }, { 4, 3 }, { 8, 0 }, { 8, 1 }, { 8, 3 }, { 8, 257 }, { 8, UINT32_MAX }, { 12, 1 },
 		{ 12, UINT32_MAX }, { 16, 4096 }, { 16, UINT32_MAX }, { 20, 1 }, { 24, 6 }, { 24, 7 }, { 24, RAM_PAGES }, { 28, 1 }, { 32, RAM_PAGES },
-		{ 32, 5 }, { 32, 4 }, { 36, 0x80000000 }, { 40, 0 },
+		{ 32, 5 }, { 32, 4 }, { 36, 0x80000000 }, { 40, 0 }, { 4, DELTA_XOR },
 	};
 	struct rig *rig = rig_new();
-	g_assert_cmpint(try_pages(rig, 4, DELTA_XOR), ==, STORE_OK);
+	g_assert_cmpint(try_pages(rig, 4, DELTA_LITERAL), ==, STORE_OK);
 	for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
 		int status = try_pages(rig, bad[i].at, bad[i].value);
 		if (status != STORE_BAD_MESSAGE)
 			g_error("u32 at %zu = %" PRIu32 ": status %d", bad[i].at, bad[i].value, status);
 	}
+	check_untouched(rig, 10, 0);
+	rig_free(rig);
+}
+
+/* A chunk of one page, made by hand: a map that names two words, and so many bytes behind it. */
+static int try_words(struct rig *rig, size_t bytes)
+{
+	uint8_t raw[PACK_MAP + 64] = { 0x81 }, message[512];
+	size_t head = MESSAGE_HEADER_BYTES + STORE_PAGES_HEADER + 8;
+	size_t n = ZSTD_compress(message + head, sizeof message - head, raw, bytes, 1);
+	const uint32_t fields[] = { 0, DELTA_XOR, 1, (uint32_t)n, (uint32_t)bytes, 0, 5, 0 };
+	struct wire_writer w = wire_writer(message + MESSAGE_HEADER_BYTES, STORE_PAGES_HEADER + 8);
+	for (size_t i = 0; i < G_N_ELEMENTS(fields); i++)
+		wire_put_u32(&w, fields[i]);
+	message_header_encode(message, MESSAGE_PAGES, head - MESSAGE_HEADER_BYTES + n);
+	put_open(rig, good_open());
+	put_epoch(rig, 5, 11, 10);
+	put(rig, message, head + n, true);
+	rig->pages = rig->chunks = 1;
+	put_tail(rig);
+	return talk_all(rig);
+}
+
+/* As many words as the maps name, and all maps. */
+static void test_C1_words(void)
+{
+	struct rig *rig = rig_new();
+	g_assert_cmpint(try_words(rig, PACK_MAP + 16), ==, STORE_OK);
+	for (size_t bytes = 0; bytes <= PACK_MAP + 64; bytes += 8)
+		if (bytes != PACK_MAP + 16)
+			g_assert_cmpint(try_words(rig, bytes), ==, STORE_BAD_MESSAGE);
 	check_untouched(rig, 10, 0);
 	rig_free(rig);
 }
@@ -549,6 +581,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/stream/S3/base", test_S3_base);
 	g_test_add_func("/stream/K3/replace", test_K3_replace);
 	g_test_add_func("/stream/C1/pages", test_C1_pages);
+	g_test_add_func("/stream/C1/words", test_C1_words);
 	g_test_add_func("/stream/S7/ascending", test_S7_ascending);
 	g_test_add_func("/stream/S7/sender", test_S7_sender);
 	g_test_add_func("/stream/garbage", test_garbage);
