@@ -41,7 +41,7 @@ class World(vcft.World):
             self.lab("agent", host)
         self.cluster = vcft.Cluster(self.lab, interval="200ms", vms=[
             vcft.tiny_vm("a", 1, "host1", ["diskwriter 50 2000"], disks=[self.lab.zeros("a.raw", 32 << 20)]),
-            vcft.tiny_vm("b", 2, "host2", ["memwriter 500 500"], ("lan", "wan")),
+            vcft.tiny_vm("b", 2, "host2", ["memwriter 500 500"], ("lan", "wan"), memory="128M"),    # 96M: its kernel kills who asks for 8000 pages
             vcft.tiny_vm("c", 3, "host3")])
         self.events = {host: self.cluster.events(host) for host in self.lab.names}
         self.cluster.up()
