@@ -1,14 +1,17 @@
-/* main.c - virtcftd: options, the loop, an orderly end at SIGTERM and SIGINT. */
+/* main.c - virtcftd: options, the loop, an orderly end at SIGTERM and SIGINT. What this host lacks is said when the agent serves, a line for each; what keeps
+ * it from serving is the one line it ends with. */
 #include "agent/agent.h"
 #include "agent/control.h"
 #include "agent/privilege.h"
 #include "agent/watchdog.h"
 #include "base/fault.h"
+#include "vm/vmm.h"
 
 #include <glib-unix.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define DEFAULT_CONFIG "/etc/virtcft/virtcftd.yaml"
 
@@ -28,14 +31,32 @@ static void raise_descriptors(void)
 	}
 }
 
+struct features { size_t count; struct vm_feature of[VM_FEATURES_MAX]; };
+
+static void say_missing(const struct features *f)
+{
+	for (size_t i = 0; i < f->count; i++)
+		if (!f->of[i].found)
+			g_message("%s is missing here (%s); instead: %s", f->of[i].name, f->of[i].detail, f->of[i].instead ? f->of[i].instead : "nothing, no VM can run");
+	if (geteuid() != 0)
+		g_message("root is missing here (this is user %u); instead: QEMU runs as this user, networks without an uplink only", (unsigned)geteuid());
+}
+
 static int serve(struct config_agent *config, GMainLoop *loop, GError **error)
 {
+	g_autofree struct features *features = g_new0(struct features, 1);
+	struct vm_folders at = { config->ram_dir, config->plugin_dir };
+	features->count = vm_features(&at, features->of, VM_FEATURES_MAX);   /* before the group counts on this host: it takes a moment */
 	struct agent *agent = agent_new(config, loop, error);
-	if (!agent)
+	if (!agent) {
+		if (geteuid() != 0)
+			g_prefix_error(error, "the agent starts as root, this is user %u: ", (unsigned)geteuid());
 		return 1;
+	}
 	g_autofree char *path = g_build_filename(config->run_dir, "control.sock", NULL);
 	struct control *control = control_new(agent, path, error);
 	if (control) {
+		say_missing(features);
 		g_message("host %s serves, group %s", config->name, config->group);
 		watchdog_attach();
 		g_main_loop_run(loop);

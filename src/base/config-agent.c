@@ -1,7 +1,7 @@
 /* config-agent.c - virtcftd.yaml: where this host's agent keeps things and how it is reached. Every key has a default, the file itself may be missing.
  *
- * The plugins (virtcft-disk.so, virtcft-preload.so) are looked for beside the program, so that one that was built and not installed takes its own;
- * then where they are installed. Any thread. */
+ * The plugins (virtcft-disk.so, virtcft-preload.so) are looked for beside the program, so that one that was built and not installed takes its own
+ * (`virtcft check`: its agent's); then where they are installed. Any thread. */
 #include "base/config-yaml.h"
 
 #include <arpa/inet.h>
@@ -61,8 +61,15 @@ static char *default_plugin_dir(void)
 {
 	g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
 	g_autofree char *beside = program ? g_path_get_dirname(program) : g_strdup(".");
-	g_autofree char *plugin = g_build_filename(beside, "virtcft-disk.so", NULL);
-	return g_file_test(plugin, G_FILE_TEST_EXISTS) ? g_steal_pointer(&beside) : g_strdup(VCFT_PLUGIN_DIR);
+	g_autofree char *above = g_path_get_dirname(beside);
+	char *built[] = { g_strdup(beside), g_build_filename(above, "agent", NULL) }, *found = NULL;
+	for (size_t i = 0; i < G_N_ELEMENTS(built); i++) {
+		g_autofree char *plugin = g_build_filename(built[i], "virtcft-disk.so", NULL);
+		if (!found && g_file_test(plugin, G_FILE_TEST_EXISTS))
+			found = g_steal_pointer(&built[i]);
+		g_free(built[i]);
+	}
+	return found ? found : g_strdup(VCFT_PLUGIN_DIR);
 }
 
 static void take(char **out, char **given, const char *otherwise)

@@ -11,42 +11,72 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FEATURES_MAX 32
+#define OWN_FEATURES 5    /* beside the VM's side */
+#define FEATURES_MAX (OWN_FEATURES + VM_FEATURES_MAX)
 #define WARN_DAYS 30      /* before the certificate ends */
 
 /* What the agent would do with its settings; *ret_days: until its certificate ends. */
-static void find_tls(const char *file, struct vm_feature *out, gint64 *ret_days)
+static void find_tls(const struct config_agent *config, struct vm_feature *out, gint64 *ret_days)
 {
 	g_autoptr(GError) error = NULL;
-	struct config_agent *config = config_agent_read(file, &error);
 	struct tls_credentials *c = NULL;
 	*out = (struct vm_feature){ .name = "tls" };
 	*ret_days = G_MAXINT64;
-	if (config && !strcmp(config->group, "local")) {
+	if (!strcmp(config->group, "local")) {
 		out->instead = "not needed";
 		g_strlcpy(out->detail, "group local: nothing listens", sizeof out->detail);
-	} else if (config && !config->tls) {
+	} else if (!config->tls) {
 		out->instead = "PLAIN TEXT: who reaches the ports can read guests and pose as a host";
 		g_strlcpy(out->detail, "tls: off", sizeof out->detail);
-	} else if (config && (c = tls_credentials_load(config->pki_dir, config->name, &error))) {
+	} else if ((c = tls_credentials_load(config->pki_dir, config->name, &error))) {
 		out->found = true;
 		*ret_days = (tls_credentials_end(c) - g_get_real_time() / G_USEC_PER_SEC) / 86400;
 		g_snprintf(out->detail, sizeof out->detail, "certificate of %s, ends in %" G_GINT64_FORMAT " days", config->name, *ret_days);
 	} else
 		g_strlcpy(out->detail, error->message, sizeof out->detail);
 	tls_credentials_free(c);
-	config_agent_free(config);
 }
 
-/* Root and corosync, then the VM's side. */
-static size_t find_features(const char *config, struct vm_feature out[static FEATURES_MAX], gint64 *ret_days)
+/* As whom QEMU and nbdkit run, and who may read status. */
+static void find_user(struct config_agent *config, struct vm_feature *out)
 {
-	out[0] = (struct vm_feature){ .name = "root", .found = geteuid() == 0 };
-	g_snprintf(out[0].detail, sizeof out[0].detail, "user id %u", (unsigned)geteuid());
-	out[1] = (struct vm_feature){ .name = "corosync", .instead = "group local: this host alone" };
-	out[1].found = group_corosync_probe(out[1].detail, sizeof out[1].detail);
-	find_tls(config, &out[2], ret_days);
-	return 3 + vm_features("/dev/shm", out + 3, FEATURES_MAX - 3);
+	g_autoptr(GError) error = NULL;
+	*out = (struct vm_feature){ .name = "user", .found = config_agent_identify(config, &error) };
+	if (error)
+		g_strlcpy(out->detail, error->message, sizeof out->detail);
+	else
+		g_snprintf(out->detail, sizeof out->detail, "QEMU and nbdkit run as user %u", (unsigned)config->identity.user);
+}
+
+/* *ret_config: as the agent would read them; with mistakes the defaults, so that the rest can still be looked at. */
+static void find_settings(const char *file, struct vm_feature *out, struct config_agent **ret_config)
+{
+	g_autoptr(GError) error = NULL;
+	*ret_config = config_agent_read(file, &error);
+	*out = (struct vm_feature){ .name = "settings", .found = *ret_config != NULL };
+	if (error)
+		g_strlcpy(out->detail, error->message, sizeof out->detail);
+	else
+		g_snprintf(out->detail, sizeof out->detail, "host %s, group %s", (*ret_config)->name, (*ret_config)->group);
+	if (!*ret_config)
+		*ret_config = config_agent_parse("", 0, "", NULL);
+}
+
+/* What the agent needs itself, then the VM's side. */
+static size_t find_features(const char *file, struct vm_feature out[static FEATURES_MAX], gint64 *ret_days)
+{
+	struct config_agent *config;
+	find_settings(file, &out[0], &config);
+	out[1] = (struct vm_feature){ .name = "root", .found = geteuid() == 0 };
+	g_snprintf(out[1].detail, sizeof out[1].detail, "user id %u", (unsigned)geteuid());
+	find_user(config, &out[2]);
+	out[3] = (struct vm_feature){ .name = "corosync", .instead = strcmp(config->group, "corosync") ? "group local: this host alone" : NULL };
+	out[3].found = group_corosync_probe(out[3].detail, sizeof out[3].detail);
+	find_tls(config, &out[4], ret_days);
+	struct vm_folders at = { config->ram_dir, config->plugin_dir };
+	size_t n = vm_features(&at, out + OWN_FEATURES, FEATURES_MAX - OWN_FEATURES);
+	config_agent_free(config);
+	return OWN_FEATURES + n;
 }
 
 /* Names of what is missing and has nothing in its place, NULL: none. */

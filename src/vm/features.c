@@ -1,4 +1,4 @@
-/* features.c - what this host can do, found out by doing it: for `virtcft check`. Any thread; leaves nothing behind. */
+/* features.c - what this host can do, found out by doing it: for `virtcft check` and the agent's start. Any thread; leaves nothing behind. */
 #include "vm/vm-private.h"
 
 #include <errno.h>
@@ -45,29 +45,66 @@ static void program(struct vm_feature *f, const char *path, const char *missing)
 	say(f, "%s", line ? line : missing);
 }
 
-static void find_qemu(struct vm_feature *f)
+static void find_qemu(const struct vm_folders *at, struct vm_feature *f)
 {
+	(void)at;
 	g_autofree char *path = vm_qemu_path();
 	program(f, path, "qemu-system-x86_64 is not installed (7.2 or newer)");
 }
 
-static void find_nbdkit(struct vm_feature *f)
+static void find_nbdkit(const struct vm_folders *at, struct vm_feature *f)
 {
+	(void)at;
 	program(f, "nbdkit", "nbdkit is not installed");
 }
 
-static void find_kvm(struct vm_feature *f)
+static void find_qemu_img(const struct vm_folders *at, struct vm_feature *f)
 {
+	(void)at;
+	program(f, "qemu-img", "qemu-img is not installed");
+}
+
+/* Loaded as for a disk, to say what it is. */
+static void find_plugin(const struct vm_folders *at, struct vm_feature *f)
+{
+	g_autofree char *path = g_build_filename(at->plugin_dir, "virtcft-disk.so", NULL);
+	char *const argv[] = { (char *)"nbdkit", path, (char *)"--dump-plugin", NULL };
+	g_autofree char *line = first_line(argv);
+	f->found = line != NULL;
+	say(f, "%s%s", path, f->found ? "" : access(path, R_OK) < 0 ? ": cannot be read" : ": nbdkit does not load it");
+}
+
+static void find_kvm(const struct vm_folders *at, struct vm_feature *f)
+{
+	(void)at;
 	const char *failed = vm_kvm_failed();
 	say(f, "%s", failed ? failed : "/dev/kvm runs virtual CPUs");
 	f->found = !failed;
 }
 
-static void find_uffd(struct vm_feature *f) { f->found = track_uffd_probe(f->detail, sizeof f->detail); }
-static void find_pagemap(struct vm_feature *f) { f->found = track_pagemap_probe(f->detail, sizeof f->detail); }
-
-static void find_tun(struct vm_feature *f)
+static void find_uffd(const struct vm_folders *at, struct vm_feature *f)
 {
+	(void)at;
+	f->found = track_uffd_probe(f->detail, sizeof f->detail);
+}
+
+static void find_pagemap(const struct vm_folders *at, struct vm_feature *f)
+{
+	(void)at;
+	f->found = track_pagemap_probe(f->detail, sizeof f->detail);
+}
+
+/* QEMU loads it; whether it can is known when a VM starts. */
+static void find_preload(const struct vm_folders *at, struct vm_feature *f)
+{
+	g_autofree char *path = g_build_filename(at->plugin_dir, "virtcft-preload.so", NULL);
+	f->found = access(path, R_OK) == 0;
+	say(f, "%s%s%s", path, f->found ? "" : ": ", f->found ? "" : g_strerror(errno));
+}
+
+static void find_tun(const struct vm_folders *at, struct vm_feature *f)
+{
+	(void)at;
 	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
 	struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI };
 	f->found = fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0;
@@ -109,38 +146,39 @@ gboolean vm_ram_dir_fits(const char *ram_dir, GError **error)
 	return FALSE;
 }
 
-static void find_ram(const char *ram_dir, struct vm_feature *f)
+static void find_ram(const struct vm_folders *at, struct vm_feature *f)
 {
 	g_autoptr(GError) error = NULL;
 	struct statfs fs;
-	uint64_t bytes = file_system_of(ram_dir, &fs) ? (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize : 0;
-	f->found = vm_ram_dir_fits(ram_dir, &error) && bytes >= RAM_LEAST;
+	uint64_t bytes = file_system_of(at->ram_dir, &fs) ? (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize : 0;
+	f->found = vm_ram_dir_fits(at->ram_dir, &error) && bytes >= RAM_LEAST;
 	if (error)
 		say(f, "%s", error->message);
 	else
-		say(f, "%s has %" G_GUINT64_FORMAT " MiB free, %" G_GUINT64_FORMAT " are the least", ram_dir, (guint64)(bytes >> 20), (guint64)(RAM_LEAST >> 20));
+		say(f, "%s has %" G_GUINT64_FORMAT " MiB free, %" G_GUINT64_FORMAT " are the least", at->ram_dir, (guint64)(bytes >> 20), (guint64)(RAM_LEAST >> 20));
 }
 
-/* find NULL: find_ram(). */
-static const struct { const char *name, *instead; void (*find)(struct vm_feature *f); } probes[] = {
+static const struct { const char *name, *instead; void (*find)(const struct vm_folders *at, struct vm_feature *f); } probes[] = {
 	{ "qemu", NULL, find_qemu },
 	{ "kvm", "tcg: QEMU interprets, some ten times slower", find_kvm },
 	{ "userfaultfd", "compare: RAM is kept twice and compared at each checkpoint", find_uffd },
 	{ "pagemap-scan", "compare: RAM is kept twice and compared at each checkpoint", find_pagemap },
-	{ "ram-tmpfs", NULL, NULL },
+	{ "preload", "compare: RAM is kept twice and compared at each checkpoint", find_preload },
+	{ "ram-tmpfs", NULL, find_ram },
 	{ "nbdkit", "VMs without disks only", find_nbdkit },
+	{ "disk-plugin", "VMs without disks only", find_plugin },
+	{ "qemu-img", "VMs without disks only", find_qemu_img },
 	{ "tun", "networks without an uplink only", find_tun },
 };
 
-size_t vm_features(const char *ram_dir, struct vm_feature *out, size_t room)
+_Static_assert(G_N_ELEMENTS(probes) <= VM_FEATURES_MAX, "the callers' room");
+
+size_t vm_features(const struct vm_folders *at, struct vm_feature *out, size_t room)
 {
 	size_t n = MIN(room, G_N_ELEMENTS(probes));
 	for (size_t i = 0; i < n; i++) {
 		out[i] = (struct vm_feature){ .name = probes[i].name, .instead = probes[i].instead };
-		if (probes[i].find)
-			probes[i].find(&out[i]);
-		else
-			find_ram(ram_dir, &out[i]);
+		probes[i].find(at, &out[i]);
 	}
 	return n;
 }

@@ -123,10 +123,12 @@ struct vmm {
 
 extern const struct vmm vmm_qemu;
 
-/* What this host can do, one line each, for `virtcft check`: found is false if the feature is missing; instead: what is used then,
+/* What this host can do, one line each, for `virtcft check` and the agent's start: found is false if the feature is missing; instead: what is used then,
  * NULL if there is nothing (the host cannot run VMs). */
 struct vm_feature { const char *name; bool found; char detail[320]; const char *instead; };
-size_t vm_features(const char *ram_dir, struct vm_feature *out, size_t room);
+struct vm_folders { const char *ram_dir, *plugin_dir; };   /* of the agent's settings */
+size_t vm_features(const struct vm_folders *at, struct vm_feature *out, size_t room);
+#define VM_FEATURES_MAX 16
 
 /* Whether VMs' memory may be kept in that folder, which need not be there yet: it is on a tmpfs, and nobody but its owner writes there. */
 gboolean vm_ram_dir_fits(const char *ram_dir, GError **error);

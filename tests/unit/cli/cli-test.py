@@ -155,7 +155,6 @@ class Cli(unittest.TestCase):
         self.assertIn('virtcft pki', missing['detail'])
         self.assertIn('PLAIN TEXT', self.check_tls('group: corosync\ntls: off\n')['instead'])
         self.assertEqual(self.check_tls('group: local\n')['instead'], 'not needed')
-        self.assertIn('tls', self.check_tls('group: corosync\ntls: maybe\n')['detail'])
 
     def test_help_names_every_verb(self):
         text = self.run_cli('--help').stdout
@@ -213,15 +212,78 @@ class Cli(unittest.TestCase):
         self.agent({'ok': True, 'pause_us': [], 'error': 'QEMU is gone'})
         self.assertIn('node1: QEMU is gone', self.run_cli('checkpoint', '--bare', 'node1', code=1).stderr)
 
-    def test_check(self):
-        done = subprocess.run([VIRTCFT, 'check', '--json'], capture_output=True, text=True, timeout=PATIENCE)
+    # check
+
+    def check(self, settings='', before=(), environment=None):
+        """The features by name; what is said of them in all must fit each."""
+        config = os.path.join(self.folder, 'virtcftd.yaml')
+        with open(config, 'w') as f:
+            f.write(settings)
+        done = subprocess.run([*before, VIRTCFT, 'check', '--json', '--config', config], capture_output=True, text=True, timeout=PATIENCE,
+                              env={**os.environ, **(environment or {})})
         answer = json.loads(done.stdout)
-        names = [f['name'] for f in answer['features']]
-        for name in ('root', 'corosync', 'qemu', 'nbdkit', 'tun'):
-            self.assertIn(name, names)
-        self.assertEqual(done.returncode, 0 if answer['ok'] else 1)
+        needed = [f['name'] for f in answer['features'] if not f['found'] and not f['instead']]
+        self.assertEqual((answer['ok'], done.returncode), (not needed, 1 if needed else 0))
+        self.assertIn(f"virtcft: this host cannot run VMs: {', '.join(needed)}\n" if needed else '', done.stderr)
         for f in answer['features']:
-            self.assertTrue(f['found'] or f['detail'], f)
+            self.assertTrue(f['detail'] and not (f['found'] and f['instead']), f)
+        return {f['name']: f for f in answer['features']}
+
+    def missing(self, feature, why, instead):
+        self.assertFalse(feature['found'], feature)
+        self.assertIn(why, feature['detail'])
+        self.assertIn(instead, feature['instead']) if instead else self.assertIsNone(feature['instead'])
+
+    def test_check_of_this_machine(self):
+        found = {name: feature['found'] for name, feature in self.check('user: nobody\n').items()}
+        self.assertEqual(list(found), ['settings', 'root', 'user', 'corosync', 'tls', 'qemu', 'kvm', 'userfaultfd', 'pagemap-scan', 'preload', 'ram-tmpfs',
+                                       'nbdkit', 'disk-plugin', 'qemu-img', 'tun'])
+        self.assertEqual(found['root'], os.geteuid() == 0)
+        for name in ('nbdkit', 'qemu-img'):
+            self.assertEqual(found[name], shutil.which(name) is not None)
+        self.assertEqual(found['tun'], os.geteuid() == 0 and os.path.exists('/dev/net/tun'))
+        self.assertTrue(found['settings'] and found['user'])
+
+    def test_check_without_qemu(self):
+        self.missing(self.check(environment={'VIRTCFT_QEMU': '/nonexistent/qemu'})['qemu'], 'not installed', None)
+
+    def test_check_without_programs(self):
+        found = self.check(environment={'PATH': self.folder, 'VIRTCFT_QEMU': '/nonexistent/qemu'})
+        for name in ('nbdkit', 'qemu-img', 'disk-plugin'):
+            self.missing(found[name], '', 'VMs without disks only')
+
+    def test_check_without_plugins(self):
+        found = self.check(f'plugin_dir: {self.folder}\n')
+        self.missing(found['disk-plugin'], f'{self.folder}/virtcft-disk.so: cannot be read', 'VMs without disks only')
+        self.missing(found['preload'], f'{self.folder}/virtcft-preload.so', 'compare')
+
+    def test_check_of_bad_settings(self):
+        self.missing(self.check('ram_dir: /proc/x\n')['ram-tmpfs'], 'is on no tmpfs', None)
+        self.missing(self.check('ram_dir: /dev/shm\n')['ram-tmpfs'], 'others may write there', None)
+        self.missing(self.check('colour: red\n')['settings'], 'colour', None)
+        self.assertIsNone(self.check('group: corosync\ntls: off\n')['corosync']['instead'], 'the group that was asked for')
+
+    def test_check_without_its_user(self):
+        if os.geteuid() != 0:
+            self.skipTest('an agent that is not root needs none')
+        self.missing(self.check('user: vcft-nobody-has-this-name\n')['user'], "there is no user 'vcft-nobody-has-this-name'", None)
+
+    def test_check_without_tun(self):
+        hidden = ('unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /dev/net && exec "$@"', 'sh')
+        if subprocess.run([*hidden, 'true'], stderr=subprocess.DEVNULL).returncode:
+            self.skipTest('no namespaces here, or no /dev/net')
+        self.missing(self.check(before=hidden)['tun'], 'No such file', 'networks without an uplink only')
+
+    def test_check_by_a_user(self):
+        if os.geteuid() != 0:
+            self.skipTest('this is one')
+        os.chmod(self.folder, 0o755)
+        program = shutil.copy(VIRTCFT, self.folder)
+        os.chmod(program, 0o755)
+        done = subprocess.run(['setpriv', '--reuid', 'nobody', '--regid', 'nogroup', '--clear-groups', program, 'check'], capture_output=True, text=True,
+                              timeout=PATIENCE)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r'^virtcft: this host cannot run VMs: .*root')
 
     # console
 

@@ -213,16 +213,71 @@ static void test_k6_merge(void)
 	page_set_free(&late);
 }
 
-static void test_probes(void)
+/* ---- what this host can do ---- */
+
+static const struct vm_folders here = { "/dev/shm/vcft-not-there-yet", "/nonexistent/plugins" };
+
+static struct vm_feature feature(const char *name)
 {
-	struct vm_feature f[16];
-	size_t n = vm_features("/dev/shm", f, G_N_ELEMENTS(f));
-	g_assert_cmpuint(n, ==, 7);
-	for (size_t i = 0; i < n; i++) {
-		g_assert_cmpuint(strlen(f[i].detail), >, 0);
-		g_test_message("%s: %s, %s", f[i].name, f[i].found ? "yes" : "no", f[i].detail);
-	}
-	g_assert_cmpuint(vm_features("/dev/shm", f, 2), ==, 2);
+	struct vm_feature f[VM_FEATURES_MAX];
+	size_t n = vm_features(&here, f, G_N_ELEMENTS(f));
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(f[i].name, name))
+			return f[i];
+	g_error("no such feature: %s", name);
+}
+
+static void expect_missing(const char *name, const char *why, const char *instead)
+{
+	struct vm_feature f = feature(name);
+	g_assert_false(f.found);
+	g_assert_nonnull(strstr(f.detail, why));
+	g_assert_true(instead ? f.instead && strstr(f.instead, instead) : !f.instead);
+}
+
+static void script(const char *path, const char *text)
+{
+	g_assert_true(g_file_set_contents(path, text, -1, NULL));
+	g_assert_cmpint(g_chmod(path, 0755), ==, 0);
+}
+
+static void test_probes_find_what_there_is(void)
+{
+	g_autofree char *dir = g_dir_make_tmp("vcft-probe-XXXXXX", NULL), *qemu = g_build_filename(dir, "qemu", NULL), *path = g_strdup(g_getenv("PATH"));
+	g_autofree char *nbdkit = g_build_filename(dir, "nbdkit", NULL);
+	script(qemu, "#!/bin/sh\necho QEMU emulator version 99.9; echo more\n");
+	script(nbdkit, "#!/bin/sh\necho nbdkit 98.7; test \"$1\" = --version\n");   /* it loads no plugin */
+	g_setenv("VIRTCFT_QEMU", qemu, TRUE);
+	g_setenv("PATH", dir, TRUE);
+	struct vm_feature f = feature("qemu"), n = feature("nbdkit");
+	g_assert_true(f.found && n.found);
+	g_assert_cmpstr(f.detail, ==, "QEMU emulator version 99.9");
+	g_assert_cmpstr(n.detail, ==, "nbdkit 98.7");
+	expect_missing("qemu-img", "not installed", "without disks");
+	expect_missing("disk-plugin", "/nonexistent/plugins/virtcft-disk.so: cannot be read", "without disks");
+	expect_missing("preload", "/nonexistent/plugins/virtcft-preload.so", "compare");
+	script(qemu, "#!/bin/sh\necho QEMU emulator version 99.9; exit 1\n");
+	g_assert_false(feature("qemu").found);
+	g_setenv("VIRTCFT_QEMU", "/nonexistent/qemu", TRUE);
+	expect_missing("qemu", "not installed", NULL);
+	g_unlink(nbdkit);
+	expect_missing("nbdkit", "not installed", "without disks");
+	g_setenv("PATH", path, TRUE);
+	g_unsetenv("VIRTCFT_QEMU");
+	g_unlink(qemu);
+	g_rmdir(dir);
+}
+
+static void test_probes_of_this_machine(void)
+{
+	struct vm_feature f[2];
+	g_assert_cmpuint(vm_features(&here, f, 2), ==, 2);
+	g_assert_cmpint(feature("kvm").found, ==, !vm_kvm_failed());
+	g_assert_true(feature("tun").found == (geteuid() == 0 && access("/dev/net/tun", R_OK | W_OK) == 0));
+	g_assert_nonnull(strstr(feature("ram-tmpfs").detail, "/dev/shm/vcft-not-there-yet has "));
+	g_assert_true(vm_ram_dir_fits("/dev/shm/vcft-not-there-yet", NULL));
+	g_assert_false(vm_ram_dir_fits("/proc/vcft-not-there-yet", NULL));
+	g_assert_false(vm_ram_dir_fits("/dev/shm", NULL));
 }
 
 /* ---- QMP: a peer that does what a script says ---- */
@@ -477,7 +532,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/parts/R1-holes", test_r1_holes);
 	g_test_add_func("/vm/parts/T1-compare", test_t1_compare);
 	g_test_add_func("/vm/parts/K6-merge", test_k6_merge);
-	g_test_add_func("/vm/parts/features", test_probes);
+	g_test_add_func("/vm/parts/features/find-what-there-is", test_probes_find_what_there_is);
+	g_test_add_func("/vm/parts/features/this-machine", test_probes_of_this_machine);
 	g_test_add_func("/vm/parts/Q2-refused", test_q2_refused);
 	g_test_add_func("/vm/parts/Q1-late-reply", test_q1_late_reply);
 	g_test_add_func("/vm/parts/Q2-gone", test_q2_gone);
