@@ -94,7 +94,8 @@ def check_lengths():
 
 
 def check_man():
-    """The man page has the verbs and options of virtcft, no more and no less; every key of the settings files stands in its page."""
+    """The man page has the verbs and options of virtcft, no more and no less; every event, every key of the status and of the settings files stands in its
+    page."""
     verbs = re.findall(r'^VERB\((\w+),', '\n'.join(lines('src/cli/verbs.def')), re.M)
     page = '\n'.join(lines('man/virtcft.1'))
     listed = list(dict.fromkeys(re.findall(r'^\.It Cm (\w+)', page, re.M)))
@@ -104,6 +105,14 @@ def check_man():
     described = {o for line in re.findall(r'^\.It Fl (.*)', page, re.M) for o in re.findall(r'-([a-z-]{2,})', line)} - {'help'}
     if options != described:
         yield f'man/virtcft.1:1: options {sorted(described)}, but virtcft has {sorted(options)}'
+    events = {name for file in files('src/agent', '.c') for name in re.findall(r'events_say\([^,]*, "([a-z-]+)"', '\n'.join(lines(file)))}
+    told = {name for line in re.findall(r'^\.It Li (.*)', page, re.M) for name in re.findall(r'[a-z-]+', line)}
+    for name in sorted(events - told):
+        yield f'man/virtcft.1:1: the event {name} is missing'
+    keys = re.findall(r'"([a-z_]+)"', ' '.join(re.findall(r'json_pack\((.*?);', ' '.join(lines('src/agent/status.c')))))
+    words = set(re.findall(r'\b[a-z_]+\b', ' '.join(re.findall(r'^(?:\.Va|\.It Va) (.*)', page, re.M))))
+    for key in sorted(set(keys) - words - {'lost'}):   # a state
+        yield f'man/virtcft.1:1: the key {key} of the status is missing'
     for source, manual in (('src/base/config.c', 'man/cluster.yaml.5'), ('src/base/config-agent.c', 'man/virtcftd.8')):
         text = '\n'.join(lines(source))
         keys = re.findall(r'(?:NAME|TEXT|WORD|LIST|CYAML_FIELD_\w+)\("(\w+)",', text) + re.findall(r'^\t(?:TEXT|NUMBER)\((\w+)', text, re.M)
