@@ -108,6 +108,19 @@ static void look_at_disks(struct agent *a)
 			notef(a, SHORT_DISK, "%s waits: no space for its disk under %s", agent_vm_name(a, (struct vm_id){ i }), a->config->state_dir);
 }
 
+/* B2. Our own STATS comes back to us, so what was last said is known; without VMs in it, it says nothing else. */
+static void tell_others(struct agent *a)
+{
+	uint32_t mask = shortages_mask(a);
+	if (mask == a->peers[a->self.n].shortages || host_count(a->members) < 2)
+		return;
+	g_autofree struct message *m = g_new0(struct message, 1);
+	m->type = MESSAGE_STATS;
+	m->generation = a->generation;
+	m->shortages = mask;
+	agent_mcast(a, m);
+}
+
 static gboolean on_tick(gpointer data)
 {
 	struct agent *a = data;
@@ -122,6 +135,7 @@ static gboolean on_tick(gpointer data)
 			s->of[i].on = false;
 			events_say(a->events, "shortage-over", json_pack("{s:s}", "short", kinds[i].name));
 		}
+	tell_others(a);
 	return G_SOURCE_CONTINUE;
 }
 

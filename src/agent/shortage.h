@@ -3,7 +3,8 @@
  *   whoever meets it ──shortage_note──► on: event `shortage` ──nobody met it for a while──► off: event `shortage-over`
  *   tick, each second: counters of sink and switch, descriptors, the time that commits take
  *
- * B1 A shortage is on from when it is met until it has not been met for its time: nothing has to be told that it is over. Loop's thread. */
+ * B1 A shortage is on from when it is met until it has not been met for its time: nothing has to be told that it is over.
+ * B2 The other hosts are told within a tick, whether checkpoints are committed or not: often it is why they are not. Loop's thread. */
 #ifndef VCFT_AGENT_SHORTAGE_H
 #define VCFT_AGENT_SHORTAGE_H
 

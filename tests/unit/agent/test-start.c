@@ -19,7 +19,7 @@ static const char *const cluster_yaml = "cluster: overtaken\nnetworks: [ { name:
 
 /* ---- the group ---- */
 
-struct group { struct group_callbacks callbacks; void *user; enum message_type said[64]; unsigned said_count; };
+struct group { struct group_callbacks callbacks; void *user; enum message_type said[64]; unsigned said_count; uint32_t shortages; };
 
 static struct group *join(const struct group_callbacks *callbacks, void *user, GError **error)
 {
@@ -38,6 +38,8 @@ static void note(struct group *g, const void *data, size_t n)
 	g_assert_true(message_decode(data, n, m));
 	g_assert_cmpuint(g->said_count, <, G_N_ELEMENTS(g->said));
 	g->said[g->said_count++] = m->type;
+	if (m->type == MESSAGE_STATS)
+		g->shortages = m->shortages;
 }
 
 static void leave(struct group *g) { g_free(g); }
@@ -141,6 +143,18 @@ static void test_a_start_behind_what_ran_before_is_taken_part_in(struct start *s
 	deliver(s->agent, message(MESSAGE_RESUME, running));
 	deliver_config(s->agent);
 	g_assert_true(takes_part(s));
+}
+
+/* No checkpoint is ever committed here. */
+static void test_b2_the_others_are_told_of_a_shortage(struct start *s, gconstpointer data)
+{
+	(void)data;
+	struct group *g = s->agent->group;
+	gint64 end = g_get_monotonic_time() + 20 * G_TIME_SPAN_SECOND;
+	shortage_note(s->agent, SHORT_BACKUP, "no backup answers");
+	while (!g->shortages && g_get_monotonic_time() < end)
+		g_main_context_iteration(NULL, TRUE);
+	g_assert_cmpuint(g->shortages, ==, 1u << SHORT_BACKUP);
 }
 
 /* ---- what is said of a cluster that stands ---- */
@@ -265,6 +279,7 @@ int main(int argc, char **argv)
 	add("/agent/start/read-is-taken-part-in", test_a_start_that_is_read_is_taken_part_in);
 	add("/agent/start/overtaken-is-dropped", test_a_start_that_a_running_cluster_has_overtaken_is_dropped);
 	add("/agent/start/behind-what-ran-before", test_a_start_behind_what_ran_before_is_taken_part_in);
+	add("/agent/shortage/B2-others-are-told", test_b2_the_others_are_told_of_a_shortage);
 	add("/agent/trouble/none-behind-a-recovery", test_a_recovery_that_has_finished_is_no_trouble);
 	add("/agent/trouble/none-behind-the-end", test_a_cluster_that_has_ended_has_no_trouble);
 	add("/agent/lost/up-ends-it-first", test_up_of_a_lost_cluster_ends_it_first);
