@@ -172,5 +172,9 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 	gsize n = 0;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;
 	const uint8_t *bytes = state ? g_bytes_get_data(state, &n) : NULL;
-	return vmm_qemu.start(&spec, bytes, n, error);
+	struct vm *vm = vmm_qemu.start(&spec, bytes, n, error);
+	g_autofree char *second = vm ? vmm_qemu.second_choices(vm) : NULL;
+	if (second)
+		g_message("%s has %s", config->name, second);
+	return vm;
 }

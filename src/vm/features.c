@@ -182,3 +182,16 @@ size_t vm_features(const struct vm_folders *at, struct vm_feature *out, size_t r
 	}
 	return n;
 }
+
+char *vm_second_choices(const struct vm *vm)
+{
+	const char *no_kvm = vm_kvm_failed(), *tracker = vm->tracker->ops->name;
+	GString *s = g_string_new(NULL);
+	if (strcmp(tracker, "uffd"))
+		g_string_append_printf(s, "tracker %s (%s)", tracker, vm->fell_back ? vm->fell_back : "the kernel's cannot be used with this host or VM");
+	if (!vm->kvm)
+		g_string_append_printf(s, "%saccelerator tcg (%s)", s->len ? ", " : "", no_kvm ? no_kvm : "QEMU could not use KVM");
+	if (vm->method == VM_THREE_COMMANDS)
+		g_string_append_printf(s, "%scapture by three commands (the FIFO cannot be used)", s->len ? ", " : "");
+	return g_string_free(s, s->len == 0);
+}

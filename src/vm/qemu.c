@@ -219,6 +219,7 @@ static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
 		vm->tracker = track_uffd_new(&vm->memory, vm->process.pid, tell, vm->hot_pages ? hot_new(memory_pages(&vm->memory)) : NULL, &why);
 	if (vm->tracker)
 		return TRUE;
+	vm->fell_back = why ? g_strdup(why->message) : NULL;
 	vm->tracker = track_compare_new(&vm->memory, error);
 	if (tell >= 0)
 		memory_populated(&vm->memory, &vm->pending);
@@ -396,6 +397,7 @@ static void qemu_free(struct vm *vm)
 	memory_close(&vm->memory);
 	remove_file(&vm->fifo_path);
 	remove_file(&vm->state_path);
+	g_free(vm->fell_back);
 	g_free(vm->name);
 	g_free(vm);
 }
@@ -403,5 +405,5 @@ static void qemu_free(struct vm *vm)
 const struct vmm vmm_qemu = {
 	.name = "qemu", .start = qemu_start, .reserve = qemu_reserve, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
 	.bare_pause = qemu_bare_pause, .off = qemu_off, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
-	.accelerator = qemu_accelerator, .kill = qemu_kill, .abandon = qemu_abandon, .free = qemu_free,
+	.accelerator = qemu_accelerator, .second_choices = vm_second_choices, .kill = qemu_kill, .abandon = qemu_abandon, .free = qemu_free,
 };

@@ -30,6 +30,7 @@ struct vm {
 	bool off;                      /* V5 */
 	bool ours_to_run;              /* run() was called and pause() was not: a VM that stands still then has stopped by itself */
 	bool kvm;
+	char *fell_back;               /* why the tracker is not the kernel's although it was to be; NULL: it is, or was not to be */
 	bool captured;                 /* at least once, or restored from a capture */
 	bool owes_cont;                /* a capture by three commands has given up between stop and cont */
 	size_t last_pages, last_devices;   /* of the last capture, to have the room before the VM is stopped */
@@ -39,6 +40,11 @@ struct vm {
 
 /* NULL: KVM runs guests at full speed here; else why not. Tried once. Any thread. */
 const char *vm_kvm_failed(void);
+
+/* ---- features.c ---- */
+
+/* Of the table, see vmm.h. */
+char *vm_second_choices(const struct vm *vm);
 
 /* ---- command.c: the command line ---- */
 

@@ -113,6 +113,8 @@ struct vmm {
 	const char *(*tracker)(const struct vm *vm);
 	const char *(*method)(const struct vm *vm);
 	const char *(*accelerator)(const struct vm *vm);
+	/* Which of these is not the first choice, and why; NULL: all are. To be freed. The way of capture is known from the first capture on. */
+	char *(*second_choices)(const struct vm *vm);
 	/* SIGKILL. Any thread. */
 	void (*kill)(struct vm *vm);
 	/* kill, and let go of its names in the file system: another may start in its place while free() waits for its end. */

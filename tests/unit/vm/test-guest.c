@@ -128,6 +128,15 @@ static void capture_under_load(struct guest *g, unsigned epochs)
 	capture_free(&c);
 }
 
+/* What is said of the ways in use: those that are not the first choice, each with a reason. */
+static void expect_second_choices(const struct guest *g)
+{
+	g_autofree char *said = vmm_qemu.second_choices(g->vm);
+	g_assert_true(!strcmp(vmm_qemu.tracker(g->vm), "uffd") == !(said && strstr(said, "tracker compare (")));
+	g_assert_true(!strcmp(vmm_qemu.accelerator(g->vm), "kvm") == !(said && strstr(said, "accelerator tcg (")));
+	g_assert_true(!strcmp(vmm_qemu.method(g->vm), "fifo") == !(said && strstr(said, "three commands")));
+}
+
 static void test_v2_uffd(void)
 {
 	if (!guest_requires())
@@ -137,6 +146,7 @@ static void test_v2_uffd(void)
 	if (strcmp(vmm_qemu.tracker(g.vm), "uffd"))
 		g_test_skip("this kernel has no userfaultfd with WP_ASYNC: compared instead");
 	g_assert_cmpstr(vmm_qemu.method(g.vm), ==, "fifo");
+	expect_second_choices(&g);
 	guest_stop(&g);
 }
 
@@ -148,6 +158,7 @@ static void test_v2_compare(void)
 	g.spec.preload = NULL;
 	capture_under_load(&g, 6);
 	g_assert_cmpstr(vmm_qemu.tracker(g.vm), ==, "compare");
+	expect_second_choices(&g);
 	guest_stop(&g);
 }
 
