@@ -847,7 +847,8 @@ static void on_trouble(struct epoch *e, nsec_t now, const struct epoch_event *in
 {
 	(void)now;
 	const struct message *m = in->message;
-	if (!same_generation(m->generation, e->seen) || !host_in(e->participants, in->from))
+	host_mask heeded = e->state == EPOCH_PLACING ? e->participants | e->electors : e->participants;
+	if (!same_generation(m->generation, e->seen) || !host_in(heeded, in->from))
 		return;
 	if (e->state == EPOCH_PLACING && m->vm.n < VCFT_VM_MAX)
 		e->avoid[m->vm.n] |= host_bit(in->from);
@@ -1202,10 +1203,12 @@ static bool is_valid_recover(const struct epoch *e, const struct epoch_event *in
 	return later(m->generation, e->seen) && in->from.n == host_lowest(m->hosts).n && stated;
 }
 
-/* All drop a RECOVER of an earlier membership. But should I alone lack what makes it valid, the others must not wait for me: they start again. */
+/* All drop a RECOVER of an earlier membership. But should I alone lack what makes it valid, or have acted on another one, nobody must wait for my READY, which it
+ * needs also if I am no participant: they start again. */
 static void refuse_recover(struct epoch *e, const struct message *m)
 {
-	if (e->state == EPOCH_GATHER && later(m->generation, e->seen) && host_in(m->hosts, e->self))
+	bool waits = e->state == EPOCH_GATHER && host_in(m->hosts, e->self);
+	if (later(m->generation, e->seen) && (waits || (e->state != EPOCH_RUNNING && !MUTANT(silent_witness))))
 		say(e, MESSAGE_TROUBLE)->generation = m->generation;
 }
 

@@ -23,7 +23,8 @@
  *  E7 No VM is placed on a host whose image or complete stage is not exactly at c; if one VM has none, LOST, nothing starts.
  *  E8 Without quorum nothing is placed, begun or resumed.
  *  E9 A generation is resumed only when as many hosts as make a quorum, all its participants among them, have promised not to take part in
- *     one of the same or a lower number. No recovery starts from a generation if a later one may have released. */
+ *     one of the same or a lower number. No recovery starts from a generation if a later one may have released. Nobody waits for a READY that
+ *     cannot come: who drops a later RECOVER says TROUBLE, whether it is a participant or one of those who make the quorum. */
 #ifndef VCFT_CORE_EPOCH_H
 #define VCFT_CORE_EPOCH_H
 

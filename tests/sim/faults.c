@@ -486,7 +486,7 @@ void faults_plan(struct world *w)
 		p->faults = 8 + (unsigned)sim_random(w, 25);
 	}
 	p->hold = sim_chance(w, 150);
-	p->deaf = sometimes(w, 60, 40);
+	p->deaf = sometimes(w, 100, 300);
 	p->deaf_run = p->deaf != 0;
 	p->refuse = sometimes(w, 200, 60);
 	p->lose_ack = sometimes(w, 150, 60);

@@ -582,6 +582,42 @@ static void witness_keeps_an_old_generation_from_starting(void)
 	cluster_free(c);
 }
 
+/* It has not heard what makes RECOVER valid. That it says so is enough: it makes the quorum that the others wait for. */
+static void witness_that_drops_recover_says_so(void)
+{
+	struct cluster *c = cluster_new();
+	struct epoch_action out[EPOCH_ACTIONS_MAX];
+	tick(c, INTERVAL);
+	struct message *m = g_new0(struct message, 1);
+	*m = (struct message){ .type = MESSAGE_RECOVER, .generation = { 9u << EPOCH_LEADER_BITS | 1u }, .epoch = epoch_of(1), .hosts = H(1) | H(2), .vm_count = VMS };
+	start_host(c, 4);
+	step(c, 4, &(struct epoch_event){ .type = EPOCH_EV_MEMBERSHIP, .hosts = H(1) | H(2) | H(4), .quorate = true, .needed = 3 });
+	size_t n = epoch_step(c->at[4].core, c->now, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = { 1 }, .message = m }, out);
+	g_assert_cmpuint(n, ==, 1);
+	g_assert_cmpint(out[0].type, ==, EPOCH_ACT_SEND);
+	g_assert_cmpint(out[0].message->type, ==, MESSAGE_TROUBLE);
+	g_assert_cmpuint(out[0].message->generation.n, ==, m->generation.n);
+	g_queue_clear_full(&c->group, g_free);
+
+	c->at[1].mute_placed = c->at[2].mute_placed = true;
+	kill_host(c, 4);
+	lose_host(c, 3);
+	start_host(c, 3);
+	members_now(c, H(1) | H(2) | H(3), true);
+	step(c, 1, &(struct epoch_event){ .type = EPOCH_EV_TROUBLE, .vm = { 0 }, .reason = 1 });
+	settle(c);
+	g_assert_cmpint(view(c, 1).state, ==, EPOCH_PLACING);
+	g_assert_cmpuint(view(c, 1).participants, ==, H(1) | H(2));
+	uint64_t before = view(c, 1).generation.n;
+	*m = (struct message){ .type = MESSAGE_TROUBLE, .generation = view(c, 1).number, .vm = { VCFT_VM_MAX } };
+	mcast(c, 3, m);
+	settle(c);
+	for (uint32_t h = 1; h <= 2; h++)
+		g_assert_cmpuint(view(c, h).generation.n, ==, before + 1);
+	g_free(m);
+	cluster_free(c);
+}
+
 static void report_of_the_past_is_dropped(void)
 {
 	struct cluster *c = cluster_new();
@@ -703,6 +739,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/epoch/E7-trouble", trouble_recovers_in_place_and_avoids_who_cannot_place);
 	g_test_add_func("/epoch/E8-without-quorum-nothing-moves", without_quorum_nothing_moves);
 	g_test_add_func("/epoch/E9-witness-keeps-an-old-generation-from-starting", witness_keeps_an_old_generation_from_starting);
+	g_test_add_func("/epoch/E9-witness-that-drops-recover-says-so", witness_that_drops_recover_says_so);
 	g_test_add_func("/epoch/down-and-up", down_ends_it_and_up_starts_anew);
 	return g_test_run();
 }
