@@ -39,6 +39,9 @@
 #define RETRY NSEC_PER_SEC
 #define RETRY_DOUBLINGS 3
 
+/* A RECOVER that a host has acted on and never saw resumed. at: the checkpoint that it was to, if the host holds that still as it held it then; else 0. */
+struct acted { struct generation generation; struct epoch_id at; };
+
 /* What this host knows of another one, or of itself, by what it has said. */
 struct member {
 	bool heard, joined;                  /* HELLO */
@@ -49,7 +52,7 @@ struct member {
 	struct epoch_id known;               /* KNOWN of this generation */
 	uint32_t count;                      /* of its holdings: epoch.holding */
 	unsigned unlived_count;
-	struct generation unlived[UNLIVED_MAX];   /* RECOVERs that it has acted on, besides seen, and never saw resumed */
+	struct acted unlived[UNLIVED_MAX];        /* besides seen */
 };
 
 struct epoch {
@@ -57,7 +60,7 @@ struct epoch {
 	enum epoch_state state;
 	struct generation lived, seen;
 	unsigned unlived_count;
-	struct generation unlived[UNLIVED_MAX];   /* as in struct member; the newest are kept */
+	struct acted unlived[UNLIVED_MAX];   /* as in struct member; the newest are kept */
 	struct generation issued;            /* my last RECOVER: no number is ever used twice */
 	host_mask members;
 	bool quorate;
@@ -183,8 +186,11 @@ static void invite(struct epoch *e, nsec_t now)
 /* A STATE without hosts tells no more than one generation of which this host is a participant and in which it has not lived. */
 static void say_unlived(struct epoch *e)
 {
-	for (unsigned i = 0; i < e->unlived_count; i++)
-		say(e, MESSAGE_STATE)->generation = e->unlived[i];
+	for (unsigned i = 0; i < e->unlived_count; i++) {
+		struct message *m = say(e, MESSAGE_STATE);
+		m->generation = e->unlived[i].generation;
+		m->epoch = e->unlived[i].at;
+	}
 }
 
 static void say_state(struct epoch *e, struct epoch_id committed, const struct message_holding *holdings, uint32_t count)
@@ -419,12 +425,25 @@ static host_mask lineage(const struct epoch *e, struct generation w)
 	return out | direct;
 }
 
+/* Joined hosts that have acted on RECOVERs since that for w, and are still at its checkpoint: all of them were to that one. */
+static host_mask kept_for(const struct epoch *e, struct generation w)
+{
+	host_mask out = 0;
+	HOST_FOR(h, members_that(e, has_joined)) {
+		const struct member *m = &e->of[h.n];
+		for (unsigned i = 0; i < m->unlived_count; i++)
+			if (same_generation(m->unlived[i].generation, w) && later(w, m->lived) && m->unlived[i].at.n && epoch_cmp(m->unlived[i].at, m->committed) == 0)
+				out |= host_bit(h);
+	}
+	return out;
+}
+
 /* E9: has generation g certainly released nothing, now and for ever? So if one of these hosts is a participant of it and does not live in it: a release needs its KNOWN. */
 static bool never_released(const struct epoch *e, host_mask hosts, struct generation g)
 {
 	HOST_FOR(h, hosts)
 		for (unsigned i = 0; i <= e->of[h.n].unlived_count; i++) {
-			struct generation acted = i ? e->of[h.n].unlived[i - 1] : e->of[h.n].seen;
+			struct generation acted = i ? e->of[h.n].unlived[i - 1].generation : e->of[h.n].seen;
 			if (same_generation(acted, g) && later(g, e->of[h.n].lived))
 				return true;
 		}
@@ -533,6 +552,21 @@ static bool choose_epoch(const struct epoch *e, host_mask hosts, struct epoch_id
 
 struct choice { host_mask hosts; struct epoch_id c; struct vm_id lost; };
 
+static bool choose_from(const struct epoch *e, struct generation w, struct choice *out, struct message_placement *placement)
+{
+	host_mask kept = kept_for(e, w) & ~lineage(e, w);
+	out->hosts = lineage(e, w);
+	if (may_start_from(e, w, out->hosts) && choose_epoch(e, out->hosts, &out->c, placement, &out->lost))
+		return true;
+	out->hosts |= kept;
+	if (!kept || !may_start_from(e, w, out->hosts) || !choose_epoch(e, out->hosts, &out->c, placement, &out->lost))
+		return false;
+	HOST_FOR(h, kept)
+		if (epoch_cmp(e->of[h.n].committed, out->c) != 0)   /* what it has besides is of another generation */
+			return false;
+	return true;
+}
+
 /* Of all generations that members live in, the newest one first: one that it is safe to start from, and of which every VM is there. All members
  * choose the same; false: none, and lost says why. */
 static bool choose(const struct epoch *e, struct choice *out, struct message_placement *placement)
@@ -547,10 +581,7 @@ static bool choose(const struct epoch *e, struct choice *out, struct message_pla
 		HOST_FOR(h, joined)
 			if (same_generation(e->of[h.n].lived, w))
 				tried |= host_bit(h);
-		out->hosts = lineage(e, w);
-		if (!may_start_from(e, w, out->hosts) || (w.n == 0 && joined != e->members))
-			continue;
-		if (choose_epoch(e, out->hosts, &out->c, placement, &out->lost))
+		if ((w.n != 0 || joined == e->members) && choose_from(e, w, out, placement))
 			return true;
 	}
 	return false;
@@ -666,18 +697,22 @@ static void forget_known(struct epoch *e)
 		e->of[h].known = epoch_of(0);
 }
 
-static void note_unlived(struct epoch *e)
+/* Acting on a RECOVER to c: where that is what this host is at already, no byte of what it holds changes. */
+static void note_unlived(struct epoch *e, struct epoch_id c)
 {
+	bool same = epoch_cmp(c, e->committed) == 0;
+	for (unsigned i = 0; i < e->unlived_count && !same; i++)
+		e->unlived[i].at = epoch_of(0);
 	if (!later(e->seen, e->lived))
 		return;
 	if (e->unlived_count == UNLIVED_MAX)
 		memmove(e->unlived, e->unlived + 1, --e->unlived_count * sizeof e->unlived[0]);
-	e->unlived[e->unlived_count++] = e->seen;
+	e->unlived[e->unlived_count++] = (struct acted){ e->seen, same ? c : epoch_of(0) };
 }
 
 static void start_generation(struct epoch *e, const struct message *m)
 {
-	note_unlived(e);
+	note_unlived(e, m->epoch);
 	e->seen = m->generation;
 	e->participants = m->hosts;
 	e->electors = e->members;
@@ -1177,12 +1212,24 @@ static void on_down(struct epoch *e, nsec_t now, const struct epoch_event *in)
  * The STATEs that count are the same for all members, whatever state they are in: they depend on the members and on what has been delivered, and on nothing else. So all
  * agree whether a RECOVER or a BEGIN is valid. A STATE counts until its sender takes part in something that changes what it holds. */
 
+/* What is said later counts. */
+static void take_unlived(struct member *from, const struct message *m)
+{
+	unsigned i = 0;
+	while (i < from->unlived_count && !same_generation(from->unlived[i].generation, m->generation))
+		i++;
+	if (i == UNLIVED_MAX)
+		return;
+	from->unlived[i] = (struct acted){ m->generation, m->epoch };
+	from->unlived_count += i == from->unlived_count;
+}
+
 static void take_statement(struct epoch *e, const struct epoch_event *in)
 {
 	const struct message *m = in->message;
 	struct member *from = &e->of[in->from.n];
-	if (m->hosts == 0 && from->unlived_count < UNLIVED_MAX)
-		from->unlived[from->unlived_count++] = m->generation;
+	if (m->hosts == 0)
+		take_unlived(from, m);
 	if (m->hosts != e->members || later(from->taken, m->generation))
 		return;
 	size_t bytes = m->vm_count * sizeof m->holding[0];

@@ -19,6 +19,7 @@
  *  E4 In GATHER and PLACING nothing is committed, applied or released. A participant whose STATE is delivered has left its generation, for itself as well.
  *  E5 A recovery goes to c = the newest epoch that any STATE says is committed. If a VM has no image of it: to a newer one, if every VM has a complete
  *     stage of that; or to the one before, if a participant never knew the newest. Epoch numbers go on at c + 1.
+ *     Hosts that have acted on other RECOVERs since take part as well if they are needed, and only to the checkpoint at which they have been all the time.
  *  E6 Messages of another generation are dropped. A host that hears RESUME or BEGIN of one that it is no part of forgets all and joins empty.
  *  E7 No VM is placed on a host whose image or complete stage is not exactly at c; if one VM has none, LOST, nothing starts.
  *  E8 Without quorum nothing is placed, begun or resumed.

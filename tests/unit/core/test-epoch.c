@@ -618,6 +618,37 @@ static void witness_that_drops_recover_says_so(void)
 	cluster_free(c);
 }
 
+/* Host 1 alone sees generation 2 resumed; 2 and 3 part from it and act on generation 3, to the same checkpoint; 2 is lost before that is resumed. Host 1 and 3
+ * hold all of it between them, neither does alone. */
+static void those_who_parted_come_together_at_the_same_checkpoint(void)
+{
+	struct cluster *c = cluster_new();
+	tick(c, INTERVAL);
+	g_assert_true(host_in(view(c, 1).placement[1].backups, (struct host_id){ 3 }));
+	step(c, 1, &(struct epoch_event){ .type = EPOCH_EV_TROUBLE, .vm = { 0 }, .reason = 1 });
+	while (one_answer(c) || ((struct letter *)g_queue_peek_head(&c->group))->m.type != MESSAGE_RESUME)
+		if (g_queue_is_empty(&c->later))
+			one_letter(c);
+	struct letter *resume = g_queue_pop_head(&c->group);
+	step(c, 1, &(struct epoch_event){ .type = EPOCH_EV_MESSAGE, .from = resume->from, .message = &resume->m });
+	g_free(resume);
+	g_assert_cmpint(view(c, 1).state, ==, EPOCH_RUNNING);
+	step(c, 1, &(struct epoch_event){ .type = EPOCH_EV_MEMBERSHIP, .hosts = H(1), .quorate = false, .needed = 2 });
+	g_queue_clear_full(&c->group, g_free);
+	c->at[2].mute_placed = true;
+	members_now(c, H(2) | H(3), true);
+	g_assert_cmpint(view(c, 3).state, ==, EPOCH_PLACING);
+	g_assert_cmpuint(view(c, 3).generation.n, ==, 3);
+	kill_host(c, 2);
+	members_now(c, H(1) | H(3), true);
+	for (uint32_t h = 1; h <= 3; h += 2) {
+		g_assert_cmpint(view(c, h).state, ==, EPOCH_RUNNING);
+		g_assert_false(view(c, h).lost);
+		g_assert_cmpuint(view(c, h).committed.n, ==, 1);
+	}
+	cluster_free(c);
+}
+
 static void report_of_the_past_is_dropped(void)
 {
 	struct cluster *c = cluster_new();
@@ -733,6 +764,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/epoch/E4-newcomer-leaves-with-the-others", newcomer_leaves_with_those_who_hear_it_say_state);
 	g_test_add_func("/epoch/E5-loss-recovers-to-the-newest-committed", loss_recovers_to_the_newest_committed);
 	g_test_add_func("/epoch/E5-another-loss-while-placing", another_loss_while_placing_starts_again);
+	g_test_add_func("/epoch/E5-those-who-parted-come-together", those_who_parted_come_together_at_the_same_checkpoint);
 	g_test_add_func("/epoch/E6-returned-host-forgets", returned_host_of_an_old_generation_forgets);
 	g_test_add_func("/epoch/E6-newcomer-is-invited", newcomer_is_invited_and_becomes_a_backup);
 	g_test_add_func("/epoch/E7-no-image-is-lost-until-it-comes-back", no_image_is_lost_until_its_host_comes_back);
