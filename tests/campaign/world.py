@@ -23,7 +23,7 @@ NUMBERS = {**TINY, "redis": REDIS}
 RATE = 20                     # datagrams a second for each ordered pair
 DISK_BYTES = 16 << 20
 CONNECTIONS = 3
-INTERVAL = "300ms"
+INTERVAL = "400ms"
 BOOT_S, WHOLE_S, CHECK_S = 240, 240, 90     # limits, not verdicts: a loaded machine is slow, not wrong
 BROKEN = re.compile(r"^.*(rule \w+ is broken|is not what the paused VM was|AddressSanitizer|no image of .* is left).*$", re.MULTILINE)
 
