@@ -112,6 +112,12 @@ void agent_forget(struct agent *a)
 	a->place_failures = 0;
 }
 
+void agent_leave(struct agent *a)
+{
+	a->left = true;
+	g_main_loop_quit(a->loop);
+}
+
 /* ---- what outlives the process (E9) ---- */
 
 /* A promise that cannot be kept must not be made: fail-stop. */
@@ -245,7 +251,7 @@ static void refuse_config(struct agent *a, const char *why)
 		return;
 	}
 	g_critical("this host cannot take part: %s", why);
-	g_main_loop_quit(a->loop);
+	agent_leave(a);
 }
 
 static void on_config(struct agent *a, const struct message *m)
@@ -357,7 +363,7 @@ static void on_group_lost(const char *why, void *user)
 {
 	struct agent *a = user;
 	g_critical("the group is lost: %s", why);
-	g_main_loop_quit(a->loop);
+	agent_leave(a);
 }
 
 /* ---- tunnels ---- */

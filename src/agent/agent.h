@@ -83,11 +83,14 @@ struct agent {
 	struct generation place_failed_in;       /* the last of them */
 	nsec_t commit_time;                      /* of the last checkpoint */
 	char *trouble;                           /* last reason, for status */
+	bool left;                               /* agent_leave() */
 };
 
 /* Join the group and serve until the loop ends. NULL with error set if this host cannot. */
 struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **error);
 void agent_free(struct agent *agent);
+/* End the loop, for this host cannot go on: the others do without it. */
+void agent_leave(struct agent *agent);
 
 /* A VM of the cluster has no image left on these hosts: nothing runs. */
 bool agent_lost(const struct agent *agent);

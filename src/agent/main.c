@@ -62,8 +62,9 @@ static int serve(struct config_agent *config, GMainLoop *loop, GError **error)
 		g_main_loop_run(loop);
 		control_free(control);
 	}
+	int status = control && !agent->left ? 0 : 1;
 	agent_free(agent);
-	return control ? 0 : 1;
+	return status;
 }
 
 int main(int argc, char **argv)

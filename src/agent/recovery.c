@@ -172,7 +172,7 @@ static void place_failed(struct failed_note *n)
 		g_timeout_add_full(G_PRIORITY_DEFAULT, ROOM_AGAIN_MS, failed_tell_later, g_memdup2(&later, sizeof later), failed_drop);
 	} else if (!n->room && a->place_failures >= PLACE_FAILURES_MAX) {
 		g_critical("%s cannot be started on this host after %u attempts: %s", agent_vm_name(a, n->vm), a->place_failures, n->why);
-		g_main_loop_quit(a->loop);
+		agent_leave(a);
 	} else {
 		failed_tell_later(n);
 	}

@@ -106,6 +106,7 @@ static void test_what_was_said_is_sent_at_the_end(struct host *h, gconstpointer 
 	int fd = ask_up(h, BAD_UPLINK);
 	while (!refused)
 		g_main_context_iteration(NULL, TRUE);
+	g_assert_true(h->agent->left);
 	control_free(g_steal_pointer(&h->control));
 	json_t *said = answer(fd);
 	g_assert_true(g_str_has_prefix(text_of(said, "error"), "network wan: "));
