@@ -6,8 +6,9 @@
  *  S7 Pages go out strictly ascending by (region, page), for each backup: region after region, in each first XOR (before its cursor), then
  *     its window (behind it).
  *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
- *  T7 An epoch carries as much filling as keeps it at about FILL_TIME to encode and hand on: twice as much after one that took less than half of that,
- *     half as much after one that took longer; never less than fill_bytes. So a backup is complete soon where there is time, and commits stay short.
+ *  T7 An epoch carries as much filling as keeps it at about a quarter of the time between two epochs (of a second at most; FILL_TIME at least) to encode
+ *     and hand on: twice as much after one that took less than half of that, half as much after one that took longer; never less than fill_bytes. So a
+ *     backup is complete soon, also on a busy machine, and commits stay short.
  *
  *  I5 What is taken of the shadow, as the base of a delta or to fill a backup, is as it was put there, or the epoch is given up.
  *
@@ -16,6 +17,7 @@
 #include "store/source-private.h"
 
 #define FILL_TIME (25 * NSEC_PER_MSEC)
+#define FILL_SHARE 4
 
 /* Send the chunk that is in the encoder. */
 static bool flush_chunk(struct source *s)
@@ -148,15 +150,18 @@ static GPtrArray *plan_windows(struct source *s)
 /* T7 */
 static void learn_fill(struct source *s, bool filled)
 {
-	if (filled && s->stats.encode_time < FILL_TIME / 2)
+	nsec_t most = MAX(FILL_TIME, MIN(s->between, NSEC_PER_SEC) / FILL_SHARE);
+	if (filled && s->stats.encode_time < most / 2)
 		s->fill_bytes = MAX(fill_least(s), MIN(2 * s->fill_bytes, s->options.fill_most));
-	else if (s->stats.encode_time > FILL_TIME)
+	else if (s->stats.encode_time > most)
 		s->fill_bytes = MAX(fill_least(s), s->fill_bytes / 2);
 }
 
 bool source_encode(struct source *s)
 {
 	nsec_t start = clock_now();
+	s->between = s->encoded ? start - s->encoded : 0;
+	s->encoded = start;
 	s->fill_bytes = s->fill_bytes ? s->fill_bytes : fill_least(s);
 	g_autoptr(GPtrArray) windows = plan_windows(s);
 	bool ok = true;
