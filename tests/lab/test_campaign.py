@@ -11,7 +11,7 @@ import vcft
 from conftest import skip_without_lab
 
 CAMPAIGN = os.path.join(vcft.REPOSITORY, "tests", "campaign", "run")
-FAULTS, SEED = 4, 1
+FAULTS, SEED = 3, 1
 
 
 @pytest.mark.limit(900)
