@@ -34,7 +34,7 @@ def observe(lab, out, pages, interval, hot_pages):
     events = cluster.events("host1")
     with Watch("/dev/shm/virtcft/worker/ram.*", os.path.join(out, "beats.json"), [vcft.LAB_PROGRAM, "exec", "host1", "--"], lab.environment) as watch:
         start = vcft.now()
-        time.sleep(SECONDS)
+        time.sleep(SECONDS)     # the length of the measurement
         rows = watch.rows()
     checkpoints = committed(events, "worker", start, rows[-1][0])
     return work_rate(rows, start, rows[-1][0]), checkpoints

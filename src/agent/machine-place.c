@@ -199,11 +199,14 @@ static bool start(struct machine *m, struct epoch_id c, GError **error)
 	if ((c.n && !room_check(m, error)) || !disks_start(m, c, error) || !(m->vm = vm_start(m, c, error)))
 		return false;
 	m->fill = false;
-	if (c.n)
+	if (c.n) {
 		room_begin(m);
-	else if (!room_take_now(m, error))
-		return false;
-	return true;
+		return true;
+	}
+	if (room_take_now(m, error))
+		return true;
+	vm_close(m);
+	return false;
 }
 
 static bool place(struct machine *m, struct job *job, GError **error)

@@ -238,7 +238,7 @@ def test_output(world, request):
     """g) The outside does not read, the uplink is down: what is held is bounded, drops are counted and shown."""
     moment, console = vcft.now(), world.cluster.console("b")
     world.lab.outside_popen("/usr/bin/python3", "-c", "import signal, socket\ns = socket.create_server(('10.78.0.1', 7300))\nc = s.accept()\nsignal.pause()")
-    console.run("host2", "(sleep 1; cat /dev/zero | nc 10.78.0.1 7300) >/dev/null 2>&1 & true")
+    console.run("host2", "(sleep 1; cat /dev/zero | nc 10.78.0.1 7300) >/dev/null 2>&1 & true")    # the server outside is there by then
     world.commits_go_on()
     world.lab.exec("host2", "ip", "link", "set", "vcft-wan", "down")
     try:
