@@ -158,7 +158,7 @@ static bool place_fresh(struct machine *m, struct generation g, GError **error)
 	uint64_t blocks[VCFT_DISK_MAX] = { 0 };
 	g_autofree char *log = console_log_path(m);
 	parts_close(m);
-	m->fill = false;
+	m->fill = m->pending = false;   /* an epoch may have been begun: nothing was ever committed */
 	g_unlink(log); /* a new life has a new log */
 	if (m->shadow)
 		image_remove(g_steal_pointer(&m->shadow));

@@ -77,6 +77,22 @@ def test_a_fold_that_fails(tiny_guest):
         assert finished["epoch"] > 0 and cluster.host_of("busy") == "host1" and "started anew" not in lab.log_tails(1000)
 
 
+def test_losses_before_the_first_commit(tiny_guest):
+    """A QEMU is killed while the first checkpoint is on its way, again and again: all are powered on anew."""
+    with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "stage-slow:*"}) as lab:
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("a", 1, "host1"), vcft.tiny_vm("b", 2, "host2")], interval="100ms")
+        events = cluster.events("host1")
+        cluster.up()
+        for _ in range(4):
+            moment = vcft.now()
+            lab.exec("host2", "pkill", "-KILL", "-f", "qemu-system-x86_64")
+            finished = events.wait_for("recovery-finished", timeout=40, since=moment)
+            assert finished["epoch"] == 0, "the loss came too late"
+        cluster.wait_ready(90)
+        cluster.wait_protected(60)
+        assert [host["agent"] for host in lab.status()["hosts"]] == [True] * 3
+
+
 def lose_host(lab, cluster):
     """Attempts to restore a VM fail, and it turns out that there is no room when one has succeeded; all is made good, and as it must be."""
     cluster.first = "host2"
