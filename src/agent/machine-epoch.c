@@ -207,7 +207,7 @@ void job_commit(struct machine *m, struct job *job)
 		return;
 	source_commit(m->source, job->epoch);
 	m->pending = false;
-	m->carry.count = 0;
+	page_set_free(&m->carry);   /* an epoch that was given up is seldom, and may be all of RAM */
 	if (disks_commit(m, job->epoch, &error))
 		return;
 	/* The overlay lags behind the backups: no delta may be made against it. */

@@ -76,7 +76,8 @@ static void forget_pending(struct machine *m, struct epoch_id c)
 {
 	if (m->pending && epoch_cmp(m->pending_epoch, c) == 0) {
 		source_commit(m->source, c);
-		m->capture.ram.count = m->carry.count = 0;
+		m->capture.ram.count = 0;
+		page_set_free(&m->carry);
 	} else if (m->pending) {
 		source_abort(m->source, m->pending_epoch);
 	}
@@ -224,7 +225,8 @@ static bool place(struct machine *m, struct job *job, GError **error)
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no image on this host");
 	if (!ok)
 		return false;
-	m->carry.count = m->capture.ram.count = 0;
+	m->capture.ram.count = 0;
+	page_set_free(&m->carry);
 	if (!start(m, job->epoch, error))
 		return false;
 	if (!m->source) {

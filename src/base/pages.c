@@ -9,9 +9,7 @@ bool page_set_reserve(struct page_set *set, size_t pages)
 {
 	if (pages <= set->room)
 		return true;
-	size_t room = set->room ? set->room : 256;
-	while (room < pages)
-		room *= 2;
+	size_t room = (pages + pages / 8 + 63) & ~(size_t)63;
 	uint64_t *index = realloc(set->index, room * sizeof *index);
 	if (!index)
 		return false;

@@ -35,7 +35,7 @@
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
 #define FEW_PAGES 1024u       /* K4: room beyond what the last capture had */
 #define TURNS 3u              /* K9: one that is under way, one in which something is found, one to be sure */
-#define KEEP_PAGES 16384u     /* K7: buffers up to this size are always kept */
+#define KEEP_PAGES 2048u      /* K7: buffers up to this size are always kept */
 
 /* One call of vm_capture(). */
 struct job {
