@@ -135,10 +135,9 @@ char *console_log_path(const struct machine *m)
 	return g_strdup_printf("%s/console/%s.log", m->o.agent->state_dir, m->o.config->name);
 }
 
-static gboolean fill(void *user, GError **error)
+static const uint8_t *next_content(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error)
 {
-	struct machine *m = user;
-	return image_copy_ram(m->shadow, m->ram_path, error);
+	return image_content(user, inout_first, ret_end, error);
 }
 
 struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
@@ -167,9 +166,12 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 		.nics = nics, .nic_count = config->nic_count, .disks = disks, .disk_count = config->disk_count,
 		.extra = (const char *const *)config->qemu, .ram_path = m->ram_path, .run_dir = run_dir,
 		.console_socket = console, .console_log = log, .preload = preload, .verify = m->o.verify, .hot_pages = m->o.hot_pages, .run_as = m->who,
-		.room_later = c.n > 0, .fill = m->fill ? fill : NULL, .fill_user = m,
+		.room_later = c.n > 0, .fill = m->fill ? &m->fill_from : NULL,
 	};
 	gsize n = 0;
+	m->fill_from = (struct vm_fill){ next_content, m->shadow };
+	if (m->fill && !image_state_sound(m->shadow, error))
+		return NULL;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;
 	const uint8_t *bytes = state ? g_bytes_get_data(state, &n) : NULL;
 	struct vm *vm = vmm_qemu.start(&spec, bytes, n, error);

@@ -140,6 +140,8 @@ static bool place_back(struct machine *m, struct epoch_id c, GError **error)
 		return false;
 	if (!m->vm)
 		fill_anew(m);
+	else
+		m->fill = !vmm_qemu.filled(m->vm);
 	vm_leave(m);
 	return disks_rollback(m, c, error);
 }

@@ -39,7 +39,8 @@ struct machine {
 	struct image_spec spec;
 	char *ram_path;
 	GThread *former;                    /* waits for the end of the QEMU that a recovery has replaced; A8 */
-	bool fill;                          /* that file is to be filled from the shadow when its QEMU starts */
+	bool fill;                          /* what is a hole in that file is to be filled from the shadow when its QEMU starts */
+	struct vm_fill fill_from;           /* that shadow */
 	struct { GThread *thread; bool stop; struct generation generation; } room;   /* machine-room.c */
 	struct generation generation;
 	struct capture capture;             /* of the pending epoch */

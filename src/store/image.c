@@ -16,7 +16,10 @@
  *     without content has none, so a bit of the map that is lost or comes from nowhere shows too. What is found damaged once makes the image unusable for good.
  *     A disk's pages are looked at one by one, by whoever uses one: on the VM's own host that is the plugin (D25).
  *
- * Thread: whoever owns the image; no locks here. Left out: copy-on-write file systems, on which reserved space can run out after all. */
+ *  I7 While a VM that was started from the image runs, its RAM is still being filled from here (image_content()), beside commits: `lock` keeps a page and its
+ *     checksum together. What a commit puts in a page the VM has written, and so it is not asked for any more.
+ *
+ * Thread: whoever owns the image, but for I7. Left out: copy-on-write file systems, on which reserved space can run out after all. */
 #include "store/store-private.h"
 
 #include "base/room.h"
@@ -25,7 +28,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -53,6 +55,7 @@ struct image {
 	struct epoch_id epoch, complete;
 	GBytes *devices, *record;
 	uint64_t devices_sum, record_sum;
+	GMutex lock;           /* I7: pages, checksums and `reserved` of RAM */
 	uint64_t zero;         /* hash of a page of zeros */
 	uint64_t damage;       /* atomic: what was found first (I5), 0: nothing */
 };
@@ -190,6 +193,7 @@ struct image *image_open(const struct image_spec *spec, GError **error)
 		return NULL;
 	}
 	struct image *image = g_new0(struct image, 1);
+	g_mutex_init(&image->lock);
 	for (unsigned i = 0; i < STORE_REGION_MAX; i++)
 		image->region[i].fd = image->region[i].map_fd = image->region[i].sums_fd = -1;
 	image->regions = 1 + spec->disk_count;
@@ -236,6 +240,7 @@ void image_free(struct image *image)
 		region_close(&image->region[i]);
 	g_clear_pointer(&image->devices, g_bytes_unref);
 	g_clear_pointer(&image->record, g_bytes_unref);
+	g_mutex_clear(&image->lock);
 	g_free(image);
 }
 
@@ -363,7 +368,7 @@ bool image_sound(struct image *image, unsigned region, uint64_t page)
 	return page_as_put(&image->region[region], page) || found_damage(image, (uint64_t)(region + 1) << DAMAGED_REGION_SHIFT | page);
 }
 
-static gboolean state_sound(struct image *image, GError **error)
+gboolean image_state_sound(struct image *image, GError **error)
 {
 	if (store_bytes_sum(image->devices) != image->devices_sum || store_bytes_sum(image->record) != image->record_sum)
 		found_damage(image, DAMAGED_STATE);
@@ -464,7 +469,9 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 		if (!allocate(r->fd, index[i] * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE, r->path, error) ||
 		    (r->map && !allocate(r->sums_fd, index[i] * sizeof *r->sum, n * sizeof *r->sum, r->sums_path, error)))
 			return FALSE;
+		g_mutex_lock(&image->lock);
 		bits_set(r->reserved, index[i], n);
+		g_mutex_unlock(&image->lock);
 	}
 	return TRUE;
 }
@@ -473,8 +480,10 @@ void image_put(struct image *image, unsigned region, uint64_t page, const uint8_
 {
 	struct region *r = &image->region[region];
 	MUST("I2", bit(r->reserved, page));
+	g_mutex_lock(&image->lock);
 	r->sum[page] = GUINT64_TO_LE(sum_page(data, page));
 	memcpy(r->base + page * VCFT_PAGE_SIZE, data, VCFT_PAGE_SIZE);
+	g_mutex_unlock(&image->lock);
 	if (r->map)
 		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
 }
@@ -486,8 +495,10 @@ bool image_xor(struct image *image, unsigned region, uint64_t page, const uint8_
 	if (!image_sound(image, region, page))
 		return false;
 	if (has_content(r, page)) {
+		g_mutex_lock(&image->lock);
 		delta_xor(at, at, data);
 		r->sum[page] = GUINT64_TO_LE(sum_page(at, page));
+		g_mutex_unlock(&image->lock);
 	} else {
 		image_put(image, region, page, data);
 	}
@@ -513,21 +524,9 @@ void image_hash_ram(const struct image *image, uint64_t ret_hash[2])
 	XXH3_freeState(state);
 }
 
-/* ---- copy and restore ---- */
-static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t offset, const char *path, GError **error)
-{
-	while (bytes) {
-		ssize_t n = pwrite(fd, data, MIN(bytes, 64u << 20), (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return fail(error, "write", path);
-		data += n, offset += (uint64_t)n, bytes -= (uint64_t)n;
-	}
-	return TRUE;
-}
+/* ---- content and restore ---- */
 
-#define COPY_PAGES 64u   /* most in one write: they are in the cache still when they have been checked */
+#define CONTENT_PAGES 64u   /* most at once: they are in the cache still when they have been checked */
 
 /* The next run of reserved pages that are not zero. */
 static bool next_content(const struct image *image, uint64_t *from, uint64_t *ret_end)
@@ -537,7 +536,7 @@ static bool next_content(const struct image *image, uint64_t *from, uint64_t *re
 		while (*from < end && image_zero(image, *from))
 			++*from;
 		*ret_end = *from;
-		while (*ret_end < MIN(end, *from + COPY_PAGES) && !image_zero(image, *ret_end))
+		while (*ret_end < MIN(end, *from + CONTENT_PAGES) && !image_zero(image, *ret_end))
 			++*ret_end;
 		if (*from < *ret_end)
 			return true;
@@ -545,77 +544,28 @@ static bool next_content(const struct image *image, uint64_t *from, uint64_t *re
 	return false;
 }
 
-static gboolean run_sound(struct image *image, uint64_t from, uint64_t end, GError **error)
+static bool run_sound(struct image *image, uint64_t from, uint64_t end)
 {
 	while (from < end && image_sound(image, 0, from))
 		from++;
-	return from == end || image_intact(image, error);
+	return from == end;
 }
 
-static gboolean is_empty(int fd, const char *path, GError **error)
+const uint8_t *image_content(struct image *image, uint64_t *inout_first, uint64_t *ret_end, GError **error)
 {
-	if (lseek(fd, 0, SEEK_DATA) < 0 && errno == ENXIO)
-		return TRUE;
-	g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS, "%s: has content; expected holes only", path);
-	return FALSE;
-}
-
-gboolean image_copy_ram(struct image *image, const char *path_new, GError **error)
-{
-	const struct region *r = &image->region[0];
-	if (!state_sound(image, error))
-		return FALSE;
-	int fd = open_sized(path_new, r->pages * VCFT_PAGE_SIZE, error);
-	gboolean ok = fd >= 0 && is_empty(fd, path_new, error);
-	for (uint64_t at = 0, end; ok && next_content(image, &at, &end); at = end)
-		ok = run_sound(image, at, end, error) &&
-		     write_all(fd, r->base + at * VCFT_PAGE_SIZE, (end - at) * VCFT_PAGE_SIZE, at * VCFT_PAGE_SIZE, path_new, error);
-	if (fd >= 0)
-		close(fd);
-	if (!ok)
-		unlink(path_new);
-	return ok;
-}
-
-/* The file behind a mapping, or -1: then its holes are not known. */
-static int file_behind(const uint8_t *start, uint64_t bytes, uint64_t *ret_offset)
-{
-	g_autofree char *text = NULL;
-	if (!g_file_get_contents("/proc/self/maps", &text, NULL, NULL))
-		return -1;
-	for (char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-		uint64_t from, to, offset;
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64, &from, &to, &offset) != 3 || (uintptr_t)start < from ||
-		    (uintptr_t)start + bytes > to)
-			continue;
-		char path[64];
-		g_snprintf(path, sizeof path, "/proc/self/map_files/%" PRIx64 "-%" PRIx64, from, to);
-		*ret_offset = offset + ((uintptr_t)start - from);
-		return open(path, O_RDONLY | O_CLOEXEC);
+	const uint8_t *content = NULL;
+	bool damaged = false;
+	g_mutex_lock(&image->lock);
+	if (next_content(image, inout_first, ret_end)) {
+		damaged = !run_sound(image, *inout_first, *ret_end);
+		content = damaged ? NULL : image->region[0].base + *inout_first * VCFT_PAGE_SIZE;
+	} else {
+		*inout_first = *ret_end = image->region[0].pages;
 	}
-	return -1;
-}
-
-/* Mark the pages of live RAM that may not be zero. */
-static void mark_live(const uint8_t *live, uint64_t pages, uint64_t *todo)
-{
-	uint64_t offset;
-	int fd = file_behind(live, pages * VCFT_PAGE_SIZE, &offset);
-	if (fd < 0) {
-		bits_set(todo, 0, pages);
-		return;
-	}
-	for (uint64_t at = offset, end = offset + pages * VCFT_PAGE_SIZE; at < end;) {
-		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
-		off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
-		if (data < 0 || (uint64_t)data >= end)
-			break;
-		uint64_t first = ((uint64_t)data - offset) / VCFT_PAGE_SIZE;
-		uint64_t last = (MIN((uint64_t)hole, end) - offset + VCFT_PAGE_SIZE - 1) / VCFT_PAGE_SIZE;
-		bits_set(todo, first, last - first);
-		at = (uint64_t)hole;
-	}
-	close(fd);
+	g_mutex_unlock(&image->lock);
+	if (damaged)
+		image_intact(image, error);
+	return content;
 }
 
 /* False: the page of the image is damaged. */
@@ -642,19 +592,16 @@ static bool restore_some(struct image *image, uint8_t *live, const struct page_s
 
 static bool restore_all(struct image *image, uint8_t *live, size_t *inout_copied)
 {
-	const struct region *r = &image->region[0];
-	g_autofree uint64_t *todo = g_memdup2(r->reserved, (words(r->pages) + 1) * sizeof *todo);
-	uint64_t p = 0;
-	mark_live(live, r->pages, todo);
-	while ((p = bits_find(todo, p, r->pages, true)) < r->pages && restore_page(image, live, p, inout_copied))
+	uint64_t p = 0, pages = image->region[0].pages;
+	while (p < pages && restore_page(image, live, p, inout_copied))
 		p++;
-	return p == r->pages;
+	return p == pages;
 }
 
 gboolean image_restore_ram(struct image *image, uint8_t *live, const struct page_set *only, size_t *ret_copied, GError **error)
 {
 	size_t copied = 0;
-	if (!state_sound(image, error))
+	if (!image_state_sound(image, error))
 		return FALSE;
 	if (!(only ? restore_some(image, live, only, &copied) : restore_all(image, live, &copied)))
 		return image_intact(image, error);

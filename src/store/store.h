@@ -51,9 +51,11 @@ GBytes *image_devices(struct image *image);
 GBytes *image_record(struct image *image);
 /* First epoch at which it has all pages; 0: being filled, or at epoch 0. A shadow made with the VM at power-on is complete from its first commit. */
 struct epoch_id image_complete(const struct image *image);
-/* Fill path_new (tmpfs; made if missing, else as large as RAM and all holes) with a copy of the image's RAM, holes kept (used to start a VM from it).
- * Refused if anything but its disks is damaged (I5); the file is removed then. */
-gboolean image_copy_ram(struct image *image, const char *path_new, GError **error);
+/* Device state and record are as they were put (I5); else the image is of no use any more. */
+gboolean image_state_sound(struct image *image, GError **error);
+/* The next pages of RAM that are not zeros, at or after *inout_first, some at a time: *ret_end is behind the last of them. NULL: none is left (then both
+ * are the number of pages), or, with error, one is damaged (I5). Any thread, beside the owner's commits (I7): a page may change when it has been committed. */
+const uint8_t *image_content(struct image *image, uint64_t *inout_first, uint64_t *ret_end, GError **error);
 /* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. stop: see room_take(). Any thread. */
 gboolean image_reserve_ram(struct image *image, const bool *stop, GError **error);
 /* Would it be there now, and so many bytes more for others? */

@@ -120,15 +120,16 @@ char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char 
 	return (char **)g_ptr_array_free(argv, FALSE);
 }
 
-char **vm_environment(const struct vm_spec *spec, int tell_fd)
+char **vm_environment(const struct vm_spec *spec, const struct vm_inherit *fds)
 {
 	char **env = g_get_environ();
-	if (tell_fd < 0)
+	if (fds->tell < 0)
 		return env;
-	g_autofree char *number = g_strdup_printf("%d", tell_fd);
+	g_autofree char *tell = g_strdup_printf("%d", fds->tell), *faults = g_strdup_printf("%d", fds->faults);
 	env = g_environ_setenv(env, "LD_PRELOAD", spec->preload, TRUE);
 	env = g_environ_setenv(env, PRELOAD_RAM, spec->ram_path, TRUE);
-	return g_environ_setenv(env, PRELOAD_TELL, number, TRUE);
+	env = g_environ_setenv(env, PRELOAD_FAULTS, faults, TRUE);
+	return g_environ_setenv(env, PRELOAD_TELL, tell, TRUE);
 }
 
 bool vm_gives_memory_back(const struct vm_spec *spec)

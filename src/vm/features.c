@@ -94,6 +94,12 @@ static void find_pagemap(const struct vm_folders *at, struct vm_feature *f)
 	f->found = track_pagemap_probe(f->detail, sizeof f->detail);
 }
 
+static void find_missing(const struct vm_folders *at, struct vm_feature *f)
+{
+	(void)at;
+	f->found = track_missing_probe(f->detail, sizeof f->detail);
+}
+
 /* QEMU loads it; whether it can is known when a VM starts. */
 static void find_preload(const struct vm_folders *at, struct vm_feature *f)
 {
@@ -163,6 +169,7 @@ static const struct { const char *name, *instead; void (*find)(const struct vm_f
 	{ "kvm", "tcg: QEMU interprets, some ten times slower", find_kvm },
 	{ "userfaultfd", "compare: RAM is kept twice and compared at each checkpoint", find_uffd },
 	{ "pagemap-scan", "compare: RAM is kept twice and compared at each checkpoint", find_pagemap },
+	{ "userfaultfd-missing", "a recovered VM runs when all of its memory has been copied", find_missing },
 	{ "preload", "compare: RAM is kept twice and compared at each checkpoint", find_preload },
 	{ "ram-tmpfs", NULL, find_ram },
 	{ "nbdkit", "VMs without disks only", find_nbdkit },

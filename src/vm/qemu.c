@@ -10,9 +10,11 @@
  *    kernel, initrd, the preloaded library. In its folder nothing is opened by us that is not what we expect there, and no link is followed.
  * Q8 A guest's frames are not lost on their way to the switch: QEMU throws away at a stop the one that its socket had no room for. So the socket is
  *    connected here, with room for more than QEMU sends between two looks of the switch (a burst is 256 frames), and inherited.
- * Q10 The RAM that belongs to a state is written (fill) while the process starts, which looks at none of it before it loads the state; with the comparing
- *    tracker before, for that takes it as the base.
+ * Q10 The RAM that belongs to a state is filled while the process starts, which looks at none of it before it loads the state; what is left then while
+ *    the guest runs (fill.h), if QEMU can wait for pages that are missing. With the comparing tracker all is filled before, for that takes it as the base;
+ *    with `verify`, which looks at all RAM, before the state is loaded.
  * NICs and disks connect to their sockets while the process starts: their servers must be there. */
+#include "vm/preload/preload.h"
 #include "vm/vm-private.h"
 
 #include <errno.h>
@@ -79,7 +81,7 @@ gboolean vm_command(struct vm *vm, const char *command, json_t *arguments, GErro
 
 /* ---- start ---- */
 
-struct sockets { int qmp[2], tell[2], nic[VCFT_NIC_MAX]; };   /* [0] ours, [1] QEMU's */
+struct sockets { int qmp[2], tell[2], nic[VCFT_NIC_MAX], faults; };   /* [0] ours, [1] QEMU's; faults: QEMU's, -1: it is not to wait for pages (Q10) */
 
 static void close_pair(int pair[2])
 {
@@ -97,6 +99,8 @@ static void close_sockets(struct sockets *s)
 	for (unsigned i = 0; i < VCFT_NIC_MAX; i++)
 		if (s->nic[i] >= 0)
 			close(s->nic[i]);
+	if (s->faults >= 0)
+		close(s->faults);
 }
 
 /* Q8. -1: errno. */
@@ -127,12 +131,15 @@ static gboolean connect_nics(const struct vm_spec *spec, struct sockets *s, GErr
 
 static gboolean open_sockets(const struct vm_spec *spec, struct sockets *s, bool preload, GError **error)
 {
-	*s = (struct sockets){ { -1, -1 }, { -1, -1 } };
+	*s = (struct sockets){ { -1, -1 }, { -1, -1 }, .faults = -1 };
 	memset(s->nic, -1, sizeof s->nic);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s->qmp) != 0 || (preload && pipe2(s->tell, O_CLOEXEC | O_NONBLOCK) != 0))
 		g_set_error(error, VMM_ERROR, VMM_ERROR_START, "no descriptors for QEMU: %s", g_strerror(errno));
-	else if (connect_nics(spec, s, error))
+	else if (connect_nics(spec, s, error)) {
+		if (preload && spec->fill && !spec->verify)
+			s->faults = open(PRELOAD_FAULTS_DEVICE, O_RDWR | O_CLOEXEC);   /* without it all is filled before */
 		return TRUE;
+	}
 	close_sockets(s);
 	return FALSE;
 }
@@ -176,19 +183,13 @@ static gboolean spawn(struct vm *vm, const struct vm_spec *given, struct sockets
 	spec.initrd = lent->path[LENT_INITRD];
 	spec.preload = lent->path[LENT_PRELOAD];
 	g_autofree char *log = g_build_filename(spec.run_dir, "qemu.log", NULL);
-	struct vm_inherit fds = { .qmp = s->qmp[1] };
+	struct vm_inherit fds = { .qmp = s->qmp[1], .tell = s->tell[1], .faults = s->faults };
 	memcpy(fds.nic, s->nic, sizeof fds.nic);
 	g_auto(GStrv) argv = vm_command_line(&spec, qemu, vm_kvm_failed() ? "tcg" : "kvm:tcg", &fds, incoming);
-	g_auto(GStrv) env = vm_environment(&spec, s->tell[1]);
-	int keep[5 + VCFT_NIC_MAX] = { s->qmp[1], s->tell[1], lent->fd[LENT_KERNEL], lent->fd[LENT_INITRD], lent->fd[LENT_PRELOAD] };
-	memcpy(keep + 5, s->nic, sizeof s->nic);
+	g_auto(GStrv) env = vm_environment(&spec, &fds);
+	int keep[6 + VCFT_NIC_MAX] = { s->qmp[1], s->tell[1], s->faults, lent->fd[LENT_KERNEL], lent->fd[LENT_INITRD], lent->fd[LENT_PRELOAD] };
+	memcpy(keep + 6, s->nic, sizeof s->nic);
 	return process_start(&vm->process, argv, env, keep, G_N_ELEMENTS(keep), log, &spec.run_as, error);
-}
-
-/* Q10 */
-static gboolean fill(const struct vm_spec *spec, GError **error)
-{
-	return !spec->fill || spec->fill(spec->fill_user, error);
 }
 
 static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets *s, bool incoming, GError **error)
@@ -196,7 +197,7 @@ static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets
 	struct lent lent = { .fd = { -1, -1, -1 } };
 	gboolean ok = lend(spec, &lent, error) && spawn(vm, spec, s, &lent, incoming, error);
 	lent_clear(&lent);
-	if (!ok || (!vm->tracker && !fill(spec, error)))
+	if (!ok)
 		return FALSE;
 	close(s->qmp[1]);
 	vm->qmp = qmp_new(s->qmp[0]);
@@ -220,6 +221,8 @@ static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
 	if (vm->tracker)
 		return TRUE;
 	vm->fell_back = why ? g_strdup(why->message) : NULL;
+	if (vm->fill && !fill_finish(vm->fill, error))
+		return FALSE;
 	vm->tracker = track_compare_new(&vm->memory, error);
 	if (tell >= 0)
 		memory_populated(&vm->memory, &vm->pending);
@@ -236,17 +239,35 @@ static gboolean ask_accelerator(struct vm *vm, GError **error)
 	return TRUE;
 }
 
+/* Q10: QEMU has started, and will look at its RAM. */
+static gboolean fill_behind(struct vm *vm, GError **error)
+{
+	uint64_t address;
+	if (!vm->fill)
+		return TRUE;
+	if (!track_uffd_waits(vm->tracker))
+		return fill_finish(vm->fill, error);
+	int uffd = track_uffd_missing(vm->tracker, vm->process.pidfd, &address);
+	if (uffd >= 0)
+		return fill_go_on_behind(vm->fill, uffd, address, error);
+	g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "QEMU waits for pages, and its userfaultfd cannot be had: %s", g_strerror(errno));
+	return FALSE;
+}
+
 static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool incoming, GError **error)
 {
 	char detail[160];
 	bool preload = spec->preload && !vm_gives_memory_back(spec) && track_uffd_probe(detail, sizeof detail) &&
 	               track_pagemap_probe(detail, sizeof detail);
 	struct sockets s;
-	if (!preload && !(fill(spec, error) && choose_tracker(vm, -1, error)))
+	if (spec->fill)
+		vm->fill = fill_new(&vm->memory, spec->fill);
+	if (!preload && !choose_tracker(vm, -1, error))
 		return FALSE;
 	if (!open_sockets(spec, &s, preload, error))
 		return FALSE;
-	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error);
+	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error) &&
+	              fill_behind(vm, error);
 	close_sockets(&s);
 	return ok;
 }
@@ -314,11 +335,13 @@ static gboolean explained(const struct vm *vm, gboolean ok, GError *why, GError 
 static gboolean qemu_reserve(struct vm *vm, const bool *stop, GError **error)
 {
 	GError *why = NULL;
-	gboolean ok = memory_reserve(&vm->memory, stop, &why);
+	gboolean ok = (!vm->fill || fill_rest(vm->fill, stop, &why)) && memory_reserve(&vm->memory, stop, &why);
 	if (!ok)
 		g_propagate_prefixed_error(error, why, "vm %s: ", vm->name);
 	return ok;
 }
+
+static bool qemu_filled(const struct vm *vm) { return !vm->fill || fill_is_done(vm->fill); }
 
 static gboolean qemu_run(struct vm *vm, GError **error)
 {
@@ -378,6 +401,8 @@ static void remove_file(char **path)
 static void qemu_abandon(struct vm *vm)
 {
 	process_kill(&vm->process);
+	if (vm->fill)
+		fill_stop(vm->fill);
 	remove_file(&vm->fifo_path);
 	remove_file(&vm->state_path);
 }
@@ -387,6 +412,7 @@ static void qemu_free(struct vm *vm)
 	if (!vm)
 		return;
 	process_end(&vm->process);
+	fill_free(vm->fill);
 	qmp_free(vm->qmp);
 	vm_fifo_close(vm);
 	if (vm->tracker)
@@ -403,7 +429,7 @@ static void qemu_free(struct vm *vm)
 }
 
 const struct vmm vmm_qemu = {
-	.name = "qemu", .start = qemu_start, .reserve = qemu_reserve, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
+	.name = "qemu", .start = qemu_start, .reserve = qemu_reserve, .filled = qemu_filled, .run = qemu_run, .pause = qemu_pause, .capture = qemu_capture, .dirty = qemu_dirty,
 	.bare_pause = qemu_bare_pause, .off = qemu_off, .ram = qemu_ram, .pid = qemu_pid, .tracker = qemu_tracker, .method = qemu_method,
 	.accelerator = qemu_accelerator, .second_choices = vm_second_choices, .kill = qemu_kill, .abandon = qemu_abandon, .free = qemu_free,
 };

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #define REGIONS 4096u   /* listed by one call; a scan that finds more takes several */
 #define FAR 1024u       /* pages: to walk over so many costs as much as one call more */
@@ -30,6 +31,7 @@ struct uffd {
 	struct tracker tracker;
 	int pagemap;
 	uint64_t address;
+	int missing;                            /* number in QEMU; -1: it does not wait for missing pages */
 	struct hot *hot;                        /* NULL: no page is hot */
 	struct uffd_region region[REGIONS];     /* of a pass that protects */
 	struct uffd_region listed[REGIONS];     /* of a pass that lists */
@@ -227,13 +229,32 @@ struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_
 	u->tracker.ops = &uffd_ops;
 	u->pagemap = pagemap;
 	u->address = answer.address;
+	u->missing = answer.missing;
 	u->hot = hot;
 	return &u->tracker;
 }
 
+bool track_uffd_waits(const struct tracker *tracker) { return tracker->ops == &uffd_ops && ((const struct uffd *)tracker)->missing >= 0; }
+
+int track_uffd_missing(const struct tracker *tracker, int pidfd, uint64_t *ret_address)
+{
+	const struct uffd *u = (const struct uffd *)tracker;
+	*ret_address = u->address;
+	return (int)syscall(SYS_pidfd_getfd, pidfd, u->missing, 0);
+}
+
 /* ---- probes: the same calls on two pages of our own ---- */
 
-static void *probe_map(int *ret_uffd, const char **ret_failed)
+static int probe_device(void)
+{
+	int device = open(PRELOAD_FAULTS_DEVICE, O_RDWR | O_CLOEXEC), uffd = device >= 0 ? uffd_open_by(device) : -1, e = errno;
+	if (device >= 0)
+		close(device);
+	errno = e;
+	return uffd;
+}
+
+static void *probe_map(int *ret_uffd, uint64_t missing, const char **ret_failed)
 {
 	int file = memfd_create("virtcft-probe", MFD_CLOEXEC);
 	void *map = file >= 0 && ftruncate(file, 2 * VCFT_PAGE_SIZE) == 0
@@ -243,9 +264,9 @@ static void *probe_map(int *ret_uffd, const char **ret_failed)
 	*ret_failed = "a test mapping";
 	if (map == MAP_FAILED)
 		return NULL;
-	*ret_uffd = uffd_open();
+	*ret_uffd = missing ? probe_device() : uffd_open();
 	*ret_failed = *ret_uffd < 0 ? step_name(PRELOAD_OPEN) : uffd_api(*ret_uffd) != 0 ? step_name(PRELOAD_API)
-	              : uffd_register(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE) != 0 ? step_name(PRELOAD_REGISTER)
+	              : uffd_register(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE, missing) != 0 ? step_name(PRELOAD_REGISTER)
 	              : uffd_protect(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE) != 0 ? step_name(PRELOAD_PROTECT) : NULL;
 	return map;
 }
@@ -258,17 +279,27 @@ static void probe_unmap(void *map, int uffd)
 		close(uffd);
 }
 
-bool track_uffd_probe(char *ret_detail, size_t detail_bytes)
+static bool probe_uffd(uint64_t missing, const char *what, char *ret_detail, size_t detail_bytes)
 {
 	int uffd = -1;
 	const char *failed;
-	void *map = probe_map(&uffd, &failed);
+	void *map = probe_map(&uffd, missing, &failed);
 	if (failed)
-		snprintf(ret_detail, detail_bytes, "%s: %s", failed, g_strerror(errno));
+		snprintf(ret_detail, detail_bytes, "%s%s: %s", missing ? PRELOAD_FAULTS_DEVICE ": " : "", failed, g_strerror(errno));
 	else
-		snprintf(ret_detail, detail_bytes, "asynchronous write protection of shared memory");
+		snprintf(ret_detail, detail_bytes, "%s", what);
 	probe_unmap(map, uffd);
 	return !failed;
+}
+
+bool track_uffd_probe(char *ret_detail, size_t detail_bytes)
+{
+	return probe_uffd(0, "asynchronous write protection of shared memory", ret_detail, detail_bytes);
+}
+
+bool track_missing_probe(char *ret_detail, size_t detail_bytes)
+{
+	return probe_uffd(UFFDIO_REGISTER_MODE_MISSING, "a VM may run before all of its memory is there", ret_detail, detail_bytes);
 }
 
 /* A write to the second of two pages must be all that a scan finds. */
@@ -288,7 +319,7 @@ bool track_pagemap_probe(char *ret_detail, size_t detail_bytes)
 {
 	int uffd = -1, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	const char *failed;
-	void *map = probe_map(&uffd, &failed);
+	void *map = probe_map(&uffd, 0, &failed);
 	if (!failed)
 		failed = pagemap < 0 ? "no /proc/self/pagemap" : probe_scan(pagemap, map);
 	snprintf(ret_detail, detail_bytes, "%s", failed ? failed : "finds and protects written pages in one pass");

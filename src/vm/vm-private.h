@@ -3,6 +3,7 @@
 #define VCFT_VM_PRIVATE_H
 
 #include "vm/bits.h"
+#include "vm/fill.h"
 #include "vm/memory.h"
 #include "vm/process.h"
 #include "vm/qmp.h"
@@ -20,6 +21,7 @@ struct vm {
 	struct qmp *qmp;
 	struct memory memory;
 	struct tracker *tracker;
+	struct fill *fill;             /* NULL: its RAM was all there from the start */
 	struct page_bits pending;      /* written since the last successful capture, as far as scans have told (V2, V3) */
 	struct page_bits late;         /* written since the copy that was made before the stop (K6) */
 	struct page_set late_pages;    /* those pages */
@@ -49,12 +51,12 @@ char *vm_second_choices(const struct vm *vm);
 /* ---- command.c: the command line ---- */
 
 /* Descriptors that QEMU inherits. */
-struct vm_inherit { int qmp, nic[VCFT_NIC_MAX]; };
+struct vm_inherit { int qmp, nic[VCFT_NIC_MAX], tell, faults; };   /* tell, faults: of the preloaded library (preload.h); -1: none */
 /* Absolute path of QEMU: $VIRTCFT_QEMU, or the first found of the usual names; NULL: none. */
 char *vm_qemu_path(void);
 /* NULL-terminated, g_strfreev(). incoming: a device state will be loaded. */
 char **vm_command_line(const struct vm_spec *spec, const char *qemu, const char *accel, const struct vm_inherit *fds, bool incoming);
-char **vm_environment(const struct vm_spec *spec, int tell_fd);
+char **vm_environment(const struct vm_spec *spec, const struct vm_inherit *fds);
 /* Devices by which QEMU gives guest memory back, which track-uffd.c does not see. */
 bool vm_gives_memory_back(const struct vm_spec *spec);
 

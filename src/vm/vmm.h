@@ -38,6 +38,13 @@ enum vmm_error {
 struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket of the switch: connected at start, once, in a folder of ours */
 struct vm_disk { const char *socket; };                  /* Unix socket of nbdkit */
 
+/* The next pages of RAM that hold something, at or after *inout_first; *ret_end: behind the last of them. NULL: none is left (then both are the number of
+ * pages), or, with error, they cannot be had. Any thread, also while the guest runs: then what it gives for a page that the guest has written is not used. */
+struct vm_fill {
+	const uint8_t *(*next)(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error);
+	void *user;
+};
+
 struct vm_spec {
 	const char *name;
 	uint64_t memory_bytes;                 /* a multiple of VCFT_PAGE_SIZE */
@@ -54,9 +61,8 @@ struct vm_spec {
 	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
 	bool verify;                           /* hash RAM in each capture */
 	bool room_later;                       /* room for the RAM file is taken by reserve(), when it has started */
-	gboolean (*fill)(void *user, GError **error);   /* writes the RAM that belongs to the state into the file, where it has holes only; while the
-	                                         * process starts, in the caller's thread; NULL: it is there */
-	void *fill_user;
+	const struct vm_fill *fill;            /* the RAM that belongs to the state, for what is a hole in the file (fill.h); NULL: all is there. Borrowed
+	                                         * until abandon() or free() */
 	bool hot_pages;                        /* pages written in every epoch stay unprotected and are compared (track-hot.h) */
 	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
 };
@@ -91,8 +97,11 @@ struct vmm {
 	const char *name;
 	/* Start the process, paused. state NULL: power-on; else the device state that belongs to the RAM file (V4). */
 	struct vm *(*start)(const struct vm_spec *spec, const uint8_t *state, size_t state_bytes, GError **error);
-	/* Take the room for all of its RAM from the file system (room_later). Any thread until free(); stop: gives up when it becomes true. */
+	/* Fill what is left of its RAM, then take the room for all of it from the file system (room_later). Any thread until free(), and one at a time; stop:
+	 * gives up when it becomes true. */
 	gboolean (*reserve)(struct vm *vm, const bool *stop, GError **error);
+	/* All of its RAM is in its file. False: a part of it is in spec.fill alone, and is to be given to the next start() on the same file. */
+	bool (*filled)(const struct vm *vm);
 	/* Let it run, unless it is off (V5). */
 	gboolean (*run)(struct vm *vm, GError **error);
 	/* Stop it (used when a generation ends). */

@@ -2,6 +2,7 @@
  * disk's page is sound just if its checksum says so (I5).
  *
  * Input: u16 size of RAM and overlay each, u8 of map, u16 of the sums and a block of which they are put right; then bytes of map, overlay, sums and RAM. */
+#include "../unit/store/copy-ram.h"
 #include "fuzz-image.h"
 
 #include "base/sum.h"
@@ -64,7 +65,7 @@ static void check_sound(struct image *image)
 		demand(image_intact(image, NULL) == all);
 	}
 	demand(unlink(copy) == 0);
-	demand(image_copy_ram(image, copy, NULL) == all);
+	demand(copy_ram(image, copy, NULL) == all);
 }
 
 /* image_next() and image_page() must agree. */
@@ -89,7 +90,7 @@ static void use(struct image *image)
 	check_region(image, 1, BLOCKS);
 	image_hash_ram(image, hash);
 	unlink(copy);
-	demand(image_copy_ram(image, copy, NULL));
+	demand(copy_ram(image, copy, NULL));
 	demand(image_restore_ram(image, live, NULL, NULL, NULL));
 	XXH128_hash_t h = XXH3_128bits(live, sizeof live);
 	again[0] = h.low64, again[1] = h.high64;

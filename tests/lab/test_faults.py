@@ -77,6 +77,32 @@ def test_a_fold_that_fails(tiny_guest):
         assert finished["epoch"] > 0 and cluster.host_of("busy") == "host1" and "started anew" not in lab.log_tails(1000)
 
 
+def test_a_vm_runs_before_its_memory_is_there(tiny_guest):
+    """No page of it: each comes when the guest asks for it, or a little later (fill.h). Not with `verify`, which looks at all of it."""
+    with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "fill-late:*"}) as lab:
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 8000", "diskwriter 50 200"], memory="128M",
+                                                  disks=[lab.zeros("disk.raw", 16 << 20)])], interval="100ms", verify=False)
+        cluster.up()
+        console = cluster.console("busy")
+        for program in ("memwriter", "diskwriter"):
+            console.wait_for(f"^{program} ok .* passes=[1-9]", 60)
+        cluster.wait_protected(60)
+        cluster.first = "host2"
+        events, struck = cluster.events(), lab.kill("host1")
+        finished = events.wait_for("recovery-finished", timeout=40, since=struck)
+        mark = console.mark()
+        cluster.wait_protected(60)      # another backup has all of it, from the image and from what was captured meanwhile
+        for program in ("memwriter", "diskwriter"):
+            console.wait_for(f"^{program} ok", 40, since=mark)
+        host = cluster.host_of("busy")
+        lab.exec(host, "pkill", "-KILL", "-f", "qemu-system-x86_64")     # and once more, in place
+        cluster.events(host).wait_for("recovery-finished", timeout=40, since=finished["time"] + 1)
+        mark = console.mark()
+        for program in ("memwriter", "diskwriter"):
+            console.wait_for(f"^{program} ok", 40, since=mark)
+        assert console.find(vcft.GUEST_FAIL) is None
+
+
 def test_losses_before_the_first_commit(tiny_guest):
     """A QEMU is killed while the first checkpoint is on its way, again and again: all are powered on anew."""
     with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "stage-slow:*"}) as lab:

@@ -9,6 +9,8 @@
 
 #define PRELOAD_RAM "VIRTCFT_RAM"           /* path of the RAM file */
 #define PRELOAD_TELL "VIRTCFT_TELL_FD"      /* number of an inherited descriptor, open for writing */
+#define PRELOAD_FAULTS "VIRTCFT_FAULTS_FD"  /* number of an inherited descriptor of /dev/userfaultfd: QEMU is to wait for pages that are missing; -1: it is not */
+#define PRELOAD_FAULTS_DEVICE "/dev/userfaultfd"
 
 enum preload_step { PRELOAD_DONE, PRELOAD_OPEN, PRELOAD_API, PRELOAD_REGISTER, PRELOAD_PROTECT };
 
@@ -16,6 +18,7 @@ struct preload_answer {
 	uint64_t address, bytes;    /* QEMU's mapping of the RAM file */
 	uint32_t step;              /* enum preload_step: PRELOAD_DONE, or what failed */
 	int32_t error;              /* errno of that */
+	int32_t missing;            /* number of the userfaultfd in QEMU, if it is registered for missing pages too; else -1 */
 };
 
 #endif

@@ -42,15 +42,29 @@ static inline int uffd_open(void)
 	return fd >= 0 || errno != EPERM ? fd : (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 }
 
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef UFFDIO_COPY_MODE_WP
+#define UFFDIO_COPY_MODE_WP ((uint64_t)1 << 1)
+#endif
+
+/* One that may make the kernel itself wait, for a process that has no right to that: by the device, opened by somebody who has. Linux 6.1. */
+static inline int uffd_open_by(int device)
+{
+	return ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+}
+
 static inline int uffd_api(int fd)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_WANTED };
 	return ioctl(fd, UFFDIO_API, &api);
 }
 
-static inline int uffd_register(int fd, uint64_t address, uint64_t bytes)
+/* missing: 0, or UFFDIO_REGISTER_MODE_MISSING. */
+static inline int uffd_register(int fd, uint64_t address, uint64_t bytes, uint64_t missing)
 {
-	struct uffdio_register r = { .range = { address, bytes }, .mode = UFFDIO_REGISTER_MODE_WP };
+	struct uffdio_register r = { .range = { address, bytes }, .mode = UFFDIO_REGISTER_MODE_WP | missing };
 	return ioctl(fd, UFFDIO_REGISTER, &r);
 }
 

@@ -236,8 +236,8 @@ class Cli(unittest.TestCase):
 
     def test_check_of_this_machine(self):
         found = {name: feature['found'] for name, feature in self.check('user: nobody\n').items()}
-        self.assertEqual(list(found), ['settings', 'root', 'user', 'corosync', 'tls', 'qemu', 'kvm', 'userfaultfd', 'pagemap-scan', 'preload', 'ram-tmpfs',
-                                       'nbdkit', 'disk-plugin', 'qemu-img', 'tun'])
+        self.assertEqual(list(found), ['settings', 'root', 'user', 'corosync', 'tls', 'qemu', 'kvm', 'userfaultfd', 'pagemap-scan', 'userfaultfd-missing', 'preload',
+                                       'ram-tmpfs', 'nbdkit', 'disk-plugin', 'qemu-img', 'tun'])
         self.assertEqual(found['root'], os.geteuid() == 0)
         for name in ('nbdkit', 'qemu-img'):
             self.assertEqual(found[name], shutil.which(name) is not None)

@@ -1,4 +1,5 @@
 /* bench-store.c - how fast: coding of pages, an epoch over loopback until it is acknowledged, commit, copying and restoring an image. */
+#include "copy-ram.h"
 #include "bed.h"
 
 #include "store/store-private.h"
@@ -163,7 +164,7 @@ static void bench_image(unsigned percent)
 			image_put(image, 0, p, page);
 		}
 	nsec_t start = cpu_now();
-	g_assert_true(image_copy_ram(image, copy, NULL));
+	g_assert_true(copy_ram(image, copy, NULL));
 	double copied = seconds(start);
 	uint64_t hash[2];
 	start = cpu_now();

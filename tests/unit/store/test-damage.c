@@ -1,4 +1,5 @@
 /* test-damage.c - one flipped bit in what is kept: image on a backup, shadow, stage (I5, I6). It is refused, and never applied. */
+#include "copy-ram.h"
 #include "bed.h"
 
 #include "store/sink-private.h"
@@ -70,7 +71,7 @@ static void one_close(struct one *o)
 static void check_refused(struct one *o)
 {
 	g_autoptr(GError) error = NULL, again = NULL;
-	g_assert_false(image_copy_ram(o->image, o->copy, &error));
+	g_assert_false(copy_ram(o->image, o->copy, &error));
 	g_assert_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA);
 	g_assert_false(g_file_test(o->copy, G_FILE_TEST_EXISTS));
 	g_assert_false(image_intact(o->image, &again));
@@ -79,7 +80,7 @@ static void check_refused(struct one *o)
 
 static void check_good(struct one *o)
 {
-	g_assert_true(image_copy_ram(o->image, o->copy, NULL));
+	g_assert_true(copy_ram(o->image, o->copy, NULL));
 	g_assert_cmpint(g_unlink(o->copy), ==, 0);
 	g_assert_true(image_restore_ram(o->image, o->live, NULL, NULL, NULL));
 	g_assert_true(image_intact(o->image, NULL));
@@ -273,7 +274,7 @@ static void backup_with_a_bad_page_starts_no_vm(void)
 	bed_recover(bed);
 	flip_file(bed->backup[0].dir, "ram", 8 * VCFT_PAGE_SIZE * 10 + below(8 * VCFT_PAGE_SIZE));
 	struct image *image = sink_take(bed->backup[0].sink, (struct vm_id){ 7 });
-	g_assert_false(image_copy_ram(image, copy, &error));
+	g_assert_false(copy_ram(image, copy, &error));
 	g_assert_nonnull(strstr(error->message, "page 10 of"));
 	image_remove(image);
 	bed_free(bed);

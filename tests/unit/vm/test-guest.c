@@ -593,6 +593,162 @@ static void test_v4_nic_and_disk(void)
 	guest_stop(&g);
 }
 
+/* ---- FI: RAM that comes while the guest runs ---- */
+
+/* As an image says it (store.h). */
+static const uint8_t *next_of_image(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error)
+{
+	static const uint8_t zeros[VCFT_PAGE_SIZE];
+	struct oracle *o = user;
+	uint64_t pages = memory_pages(&o->memory), page = *inout_first;
+	(void)error;
+	while (page < pages && !memcmp(o->image + page * VCFT_PAGE_SIZE, zeros, VCFT_PAGE_SIZE))
+		page++;
+	*inout_first = *ret_end = page;
+	while (*ret_end < pages && *ret_end < page + 64 && memcmp(o->image + *ret_end * VCFT_PAGE_SIZE, zeros, VCFT_PAGE_SIZE))
+		++*ret_end;
+	return page < pages ? o->image + page * VCFT_PAGE_SIZE : NULL;
+}
+
+/* anew: on a RAM file that lacks all that the image has; else on the one that is there. */
+static void restore_behind(struct oracle *o, const struct vm_fill *from, const struct capture *c, bool anew)
+{
+	struct guest *g = o->guest;
+	guest_kill(g);
+	if (anew)
+		g_assert_cmpint(unlink(g->ram), ==, 0);
+	guest_forget(g);
+	g->spec.verify = false;
+	g->spec.room_later = true;
+	g->spec.fill = from;
+	guest_start(g, c->devices, c->devices_bytes);
+}
+
+/* The guest stands still: what it has not written is what the image has, and nothing else counts as written. Returns how much that is. */
+static size_t check_all_but_dirty(struct oracle *o)
+{
+	struct guest *g = o->guest;
+	struct page_set dirty = { 0 };
+	uint8_t *now = image_new(g);
+	g_assert_true(vmm_qemu.dirty(g->vm, &dirty, NULL));
+	image_of_ram(g, now);
+	for (size_t i = 0; i < dirty.count; i++)
+		memcpy(now + dirty.index[i] * VCFT_PAGE_SIZE, o->image + dirty.index[i] * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE);
+	g_assert_true(memcmp(now, o->image, g->spec.memory_bytes) == 0);
+	size_t count = dirty.count;
+	page_set_free(&dirty);
+	image_free(g, now);
+	return count;
+}
+
+static bool starts_behind(struct guest *g)
+{
+	if (g->vm->fill && track_uffd_waits(g->vm->tracker))
+		return true;
+	g_test_skip("no userfaultfd for missing pages here");
+	return false;
+}
+
+#define MANY 5000u   /* pages: more than the guest writes meanwhile, fewer than are filled */
+
+static void fill_behind(struct oracle *o, struct capture *c)
+{
+	struct guest *g = o->guest;
+	struct vm_fill from = { next_of_image, o };
+	g_autoptr(GError) error = NULL;
+	fault_set(FAULT_FILL_LATE, 1);
+	restore_behind(o, &from, c, true);
+	if (!starts_behind(g))
+		return;
+	g_assert_false(vmm_qemu.filled(g->vm));
+	uint64_t loaded = memory_populated_count(&g->vm->memory);
+	guest_run(g);
+	g_free(guest_expect(g, "memwriter ok"));
+	g_assert_cmpuint(count_said(g), >, 0);
+	g_assert_cmpuint(memory_populated_count(&g->vm->memory), >, loaded);
+	guest_capture(g, c, NULL, NULL);      /* a checkpoint meanwhile has what was written, and not what was filled (FI2, FI3) */
+	g_assert_cmpuint(c->ram.count, >, 1000);
+	g_test_message("%zu pages captured, %" G_GUINT64_FORMAT " are there", c->ram.count, (guint64)memory_populated_count(&g->vm->memory));
+	image_apply(o->image, c);
+	guest_capture(g, c, NULL, NULL);
+	image_apply(o->image, c);
+	g_assert_cmpuint(c->ram.count, <, MANY);
+	g_assert_false(vmm_qemu.filled(g->vm));
+	uint64_t there = memory_populated_count(&g->vm->memory);
+	vmm_qemu.reserve(g->vm, NULL, &error);
+	g_assert_cmpuint(memory_populated_count(&g->vm->memory), >, there + MANY);
+	g_assert_no_error(error);
+	g_assert_true(vmm_qemu.filled(g->vm));
+	vmm_qemu.pause(g->vm, &error);
+	g_assert_no_error(error);
+	g_assert_cmpuint(check_all_but_dirty(o), <, MANY);
+	guest_run(g);
+	g_free(guest_expect(g, "memwriter ok"));
+}
+
+static void test_fi2_behind(void)
+{
+	if (!guest_requires())
+		return;
+	struct guest g = guest_new(COUNTS " vcft.run=" WRITES);
+	struct oracle o;
+	struct capture c = { 0 };
+	oracle_open(&o, &g);
+	guest_boot(&g);
+	g_free(guest_expect(&g, "memwriter ok"));
+	oracle_capture(&o, &c);
+	fill_behind(&o, &c);
+	oracle_close(&o);
+	capture_free(&c);
+	guest_stop(&g);
+}
+
+/* FI1: broken off in the middle, rolled back as a recovery does, taken up by another QEMU on the same file. */
+static void break_off_and_go_on(struct oracle *o, struct capture *c)
+{
+	struct guest *g = o->guest;
+	struct vm_fill from = { next_of_image, o };
+	struct page_set dirty = { 0 };
+	fault_set(FAULT_FILL_LATE, 1);
+	restore_behind(o, &from, c, true);
+	if (!starts_behind(g))
+		return;
+	guest_run(g);
+	g_free(guest_expect(g, "memwriter ok"));
+	g_assert_true(vmm_qemu.pause(g->vm, NULL));
+	g_assert_true(vmm_qemu.dirty(g->vm, &dirty, NULL));
+	g_assert_cmpuint(dirty.count, >, 1000);
+	for (size_t i = 0; i < dirty.count; i++)
+		memcpy(vmm_qemu.ram(g->vm) + dirty.index[i] * VCFT_PAGE_SIZE, o->image + dirty.index[i] * VCFT_PAGE_SIZE, VCFT_PAGE_SIZE);
+	page_set_free(&dirty);
+	g_assert_false(vmm_qemu.filled(g->vm));
+	vmm_qemu.abandon(g->vm);
+	restore_behind(o, &from, c, false);
+	g_assert_true(vmm_qemu.reserve(g->vm, NULL, NULL));
+	g_assert_true(vmm_qemu.filled(g->vm));
+	check_ram_is(g, o->image);
+	g_assert_cmpuint(check_all_but_dirty(o), ==, 0);
+	guest_run(g);
+	g_free(guest_expect(g, "memwriter ok"));
+}
+
+static void test_fi1_broken_off(void)
+{
+	if (!guest_requires())
+		return;
+	struct guest g = guest_new(COUNTS " vcft.run=" WRITES);
+	struct oracle o;
+	struct capture c = { 0 };
+	oracle_open(&o, &g);
+	guest_boot(&g);
+	g_free(guest_expect(&g, "memwriter ok"));
+	oracle_capture(&o, &c);
+	break_off_and_go_on(&o, &c);
+	oracle_close(&o);
+	capture_free(&c);
+	guest_stop(&g);
+}
+
 static void test_v4_torn_state(void)
 {
 	if (!guest_requires())
@@ -735,24 +891,28 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/guest/V2-uffd", test_v2_uffd);
 	g_test_add_func("/vm/guest/V2-hot", test_v2_hot);
 	g_test_add_func("/vm/guest/V2-compare", test_v2_compare);
-	g_test_add_func("/vm/guest/V2-two-cpus-rng", test_v2_two_cpus_rng);
-	g_test_add_func("/vm/guest/V2-three-commands", test_v2_three_commands);
 	g_test_add_func("/vm/guest/V2-failed-scan", test_v2_failed_scan);
-	g_test_add_func("/vm/guest/V2-dirty-of-the-dead", test_v2_dirty_of_the_dead);
-	g_test_add_func("/vm/guest/quiet", test_quiet_guest);
-	g_test_add_func("/vm/guest/V1-paused", test_v1_paused);
 	g_test_add_func("/vm/guest/V1-fifo-too-large", test_v1_fifo_too_large);
 	g_test_add_func("/vm/guest/V3-failed-capture", test_v3_failed_capture);
 	g_test_add_func("/vm/guest/V3-failed-first-capture", test_v3_failed_first_capture);
 	g_test_add_func("/vm/guest/V3-hung", test_v3_hung);
 	g_test_add_func("/vm/guest/V4-restore", test_v4_restore);
-	g_test_add_func("/vm/guest/V4-restore-two-cpus", test_v4_restore_two_cpus);
 	g_test_add_func("/vm/guest/V4-nic-and-disk", test_v4_nic_and_disk);
 	g_test_add_func("/vm/guest/V4-torn-state", test_v4_torn_state);
+	g_test_add_func("/vm/guest/FI2-behind", test_fi2_behind);
+	g_test_add_func("/vm/guest/FI1-broken-off", test_fi1_broken_off);
 	g_test_add_func("/vm/guest/V5-off", test_v5_off);
 	g_test_add_func("/vm/guest/kill", test_kill);
 	g_test_add_func("/vm/guest/refused-arguments", test_refused_arguments);
-	g_test_add_func("/vm/guest/dies-with-us", test_dies_with_us);
-	g_test_add_func("/vm/guest/bare-pause", test_bare_pause);
+	if (g_test_thorough()) {   /* not once more under a sanitizer: they are about QEMU, not about memory of ours */
+		g_test_add_func("/vm/guest/V2-two-cpus-rng", test_v2_two_cpus_rng);
+		g_test_add_func("/vm/guest/V2-three-commands", test_v2_three_commands);
+		g_test_add_func("/vm/guest/V2-dirty-of-the-dead", test_v2_dirty_of_the_dead);
+		g_test_add_func("/vm/guest/quiet", test_quiet_guest);
+		g_test_add_func("/vm/guest/V1-paused", test_v1_paused);
+		g_test_add_func("/vm/guest/V4-restore-two-cpus", test_v4_restore_two_cpus);
+		g_test_add_func("/vm/guest/dies-with-us", test_dies_with_us);
+		g_test_add_func("/vm/guest/bare-pause", test_bare_pause);
+	}
 	return g_test_run();
 }

@@ -121,10 +121,10 @@ static bool bed_requires(void)
 static struct tracker *track_own_mapping(struct bed *b)
 {
 	int tell[2];
-	struct preload_answer answer = { (uintptr_t)b->guest, PAGES * VCFT_PAGE_SIZE, PRELOAD_DONE, 0 };
+	struct preload_answer answer = { (uintptr_t)b->guest, PAGES * VCFT_PAGE_SIZE, PRELOAD_DONE, 0, -1 };
 	b->uffd = uffd_open();
 	g_assert_cmpint(uffd_api(b->uffd), ==, 0);
-	g_assert_cmpint(uffd_register(b->uffd, answer.address, answer.bytes), ==, 0);
+	g_assert_cmpint(uffd_register(b->uffd, answer.address, answer.bytes, 0), ==, 0);
 	g_assert_cmpint(uffd_protect(b->uffd, answer.address, answer.bytes), ==, 0);
 	g_assert_cmpint(pipe(tell), ==, 0);
 	g_assert_cmpint(write(tell[1], &answer, sizeof answer), ==, sizeof answer);

@@ -478,9 +478,11 @@ static void test_c1_command_line(void)
 	g_assert_true(vm_gives_memory_back(&spec));
 	spec.extra = NULL;
 	g_assert_false(vm_gives_memory_back(&spec));
-	g_auto(GStrv) env = vm_environment(&spec, 9);
+	const struct vm_inherit tells = { .tell = 9, .faults = -1 };
+	g_auto(GStrv) env = vm_environment(&spec, &tells);
 	g_assert_cmpstr(g_environ_getenv(env, "LD_PRELOAD"), ==, "/lib/p.so");
 	g_assert_cmpstr(g_environ_getenv(env, "VIRTCFT_TELL_FD"), ==, "9");
+	g_assert_cmpstr(g_environ_getenv(env, "VIRTCFT_FAULTS_FD"), ==, "-1");
 }
 
 static void test_whole_state(void)
