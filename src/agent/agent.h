@@ -78,6 +78,7 @@ struct agent {
 	uint64_t report_serial;                  /* of the last REPORT: answers to older ones are dropped */
 	struct message_holding held[VCFT_VM_MAX];
 	nsec_t detected;                         /* when the running recovery was noticed; 0: none */
+	nsec_t placing, placed[VCFT_VM_MAX];     /* when it was begun to bring VMs to c; when each of this host's was there */
 	bool was_protected, ran, switch_runs;    /* switch_runs: from the end of a recovery to the next freeze */
 	unsigned place_failures;                 /* generations of this start or recovery in which a VM could not be placed here */
 	struct generation place_failed_in;       /* the last of them */

@@ -231,6 +231,7 @@ void recovery_placed(struct vm_id vm, struct generation g, const GError *error, 
 		return;
 	}
 	struct place_note note = { a, g };
+	a->placed[vm.n] = clock_now();
 	one_less_placed(&note);
 }
 
@@ -238,8 +239,9 @@ void recovery_place(struct agent *a, const struct epoch_action *act)
 {
 	a->generation = act->generation;
 	a->placed_at = act->epoch;
+	a->placing = clock_now();
 	if (!a->detected)
-		a->detected = clock_now();
+		a->detected = a->placing;
 	net_rollback(a->net, act->generation, act->epoch);
 	sink_generation(a->sink, act->generation);
 	sink_recover(a->sink, act->epoch);
@@ -258,6 +260,16 @@ void recovery_place(struct agent *a, const struct epoch_action *act)
 
 /* ---- run ---- */
 
+/* From the order to go back to c until each VM of this host was there, ms. */
+static json_t *placed_json(const struct agent *a)
+{
+	json_t *vms = json_object();
+	for (uint32_t i = 0; i < a->cluster->vm_count; i++)
+		if (agent_has(a, i))
+			json_object_set_new(vms, a->cluster->vms[i].name, json_pack("{s:f}", "placed_ms", (double)(a->placed[i] - a->placing) / NSEC_PER_MSEC));
+	return vms;
+}
+
 static void finished(struct agent *a)
 {
 	net_run(a->net);
@@ -269,8 +281,8 @@ static void finished(struct agent *a)
 	double took = a->detected ? (double)(clock_now() - a->detected) / NSEC_PER_MSEC : 0;
 	a->detected = 0;
 	events_say(a->events, "recovery-finished",
-	           json_pack("{s:f, s:I, s:I}", "duration_ms", took, "generation", (json_int_t)a->generation.n, "epoch",
-	                     (json_int_t)a->placed_at.n));
+	           json_pack("{s:f, s:I, s:I, s:o}", "duration_ms", took, "generation", (json_int_t)a->generation.n, "epoch",
+	                     (json_int_t)a->placed_at.n, "vms", placed_json(a)));
 	checkpoint_switch_runs(a);
 }
 
