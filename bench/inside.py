@@ -6,7 +6,9 @@
     guest's for round trips, this machine's for throughput (from the command on the console to its end, less that of `true`).
     The switch: both VMs on one host, unprotected, against two QEMUs joined directly (-netdev stream): throughput >= 0.9 x, by the guest's `time`.
 
-What one-VM systems do, all output held until commit, is no mode of VirtCFT: what it would cost is bar 6, a round trip for each held hop.
+As a contrast, what systems for single VMs do, all output held until commit: both VMs have networks of their own, joined beyond their uplinks alone.
+
+    ping (host1) ──wan──► uplink, held ──outside──► uplink ──wan2── echo (host2)      and the same way back
 """
 
 import re
@@ -19,8 +21,11 @@ from report import Part, median
 
 UNPROTECTED, CHECKPOINTED = "600s", "100ms"
 TURNS, PING_MS, PINGS = 2, 4, 1500
+HELD_PINGS = 200
+WAN2 = {**vcft.WAN, "name": "wan2", "uplink": "vcft-wan2"}
 PORT, BLOCKS = 5001, 128
-SEND = f"time sh -c 'dd if=/dev/zero bs=64k count={BLOCKS} 2> /dev/null | nc {vcft.lan_address(2)} {PORT}'"
+SEND_TO = f"time sh -c 'dd if=/dev/zero bs=64k count={BLOCKS} 2> /dev/null | nc {{}} {PORT}'"
+SEND = SEND_TO.format(vcft.lan_address(2))
 SERVE = ["pinger serve 7", f"nc -ll -p {PORT} -e sh -c 'cat > /dev/null'"]
 TOOK = r"real\s+(\d+)m ([\d.]+)s"
 
@@ -44,6 +49,25 @@ def one_turn(interval):
         took = timed(console, SEND)[0] - empty
         return {"median_us": median([w["median_us"] for w in windows]), "p99_us": median([w["p99_us"] for w in windows]),
                 "mbit_per_s": BLOCKS * 65536 * 8 / 1e6 / took, "pause_us": [row["pause_us"] for row in committed(events, "ping", start)]}
+
+
+def held_machines():
+    ping, echo = (vcft.tiny_vm(name, number, host, run, ("wan",), memory="256M")
+                  for name, number, host, run in (("ping", 1, "host1", []), ("echo", 2, "host2", SERVE)))
+    echo["nics"][0]["network"] = WAN2["name"]
+    return [ping, echo]
+
+
+def held_turn():
+    """Median round trip, ms, and throughput, Mbit/s."""
+    with vcft.Lab(3, name=LAB) as lab:
+        for host in lab.names:
+            lab.exec(host, "sh", "-c", f"ip tuntap add dev {WAN2['uplink']} mode tap user 0 && ip link set {WAN2['uplink']} mtu 1500 master br-wan up")
+        console = bring_up(lab, held_machines(), CHECKPOINTED, (vcft.WAN, WAN2)).console("ping")
+        windows = pinger_windows(console.run("host1", f"pinger {vcft.wan_address(2)}:7 {PING_MS} {HELD_PINGS}", timeout=120))
+        empty = timed(console, "true")[0]
+        took = timed(console, SEND_TO.format(vcft.wan_address(2)))[0] - empty
+        return median([w["median_us"] for w in windows]) / 1e3, BLOCKS * 65536 * 8 / 1e6 / took
 
 
 def through_switch():
@@ -83,6 +107,10 @@ def measure(out):
                 part.keep("inside", interval=interval, **turns[-1])
     if all(found.values()):
         judge(part, found)
+    with part.attempt("5 all output held"):
+        trip, speed_held = held_turn()
+        part.keep("held", median_ms=trip, mbit_per_s=speed_held)
+        part.note(f"5 all output of both VMs held until commit, every {CHECKPOINTED}: round trip {trip:.0f} ms, TCP {speed_held:.1f} Mbit/s (no bar)")
     with part.attempt("5 the switch beside a pair joined directly"):
         switch, direct = through_switch(), joined_directly(out)
         part.keep("switch", switch_mbit_per_s=switch, direct_mbit_per_s=direct)

@@ -74,9 +74,16 @@ def recovery(report):
 
 
 def growth(report):
-    rows = [{"vms": row["vms"], "ms": row[key] / scale, "name": name} for row in of(report, "growth")
-            for name, key, scale in (("commit, ms", "commit_ms", 1), ("pause of a VM, ms", "pause_us", 1e3),
-                                     ("CPU of all agents, % of a core", "cpu_percent", 1))]
+    rows = [{"vms": row["vms"], "y": row[key] / unit, "name": name} for row in of(report, "growth")
+            for name, key, unit in (("commit, ms", "commit_ms", 1), ("pause of a VM, ms", "pause_us", 1e3),
+                                    ("CPU of all agents, % of a core", "cpu_percent", 1))]
+    rows += [{"vms": row["vms"], "y": row["commit_ms"], "name": "commit by the costs, ms"} for row in of(report, "scale-here")]
+    return grouped(rows, "name", "vms", "y")
+
+
+def scale(report):
+    rows = [{"vms": row["vms"], "ms": row[key] / unit, "name": f"{name}, {row['link_mbit'] // 1000} Gb/s"} for row in of(report, "scale")
+            for name, key, unit in (("commit", "commit_ms", 1), ("pause of a VM", "pause_us", 1e3))]
     return grouped(rows, "name", "vms", "ms")
 
 
@@ -93,6 +100,7 @@ PLOTS = (
     ("bytes", bytes_, "Dirty bytes and what was sent of them", "interval, ms", "MB in the run", "set logscale xy"),
     ("recovery", recovery, "Recovery against the RAM of one lost VM", "MiB", "ms", "set logscale x 2\nset yrange [0:*]"),
     ("growth", growth, "Growth, on one machine of two cores", "VMs", "", "set logscale x 2\nset yrange [0:*]"),
+    ("scale", scale, "By these costs: 2 to 32 hosts of 16 cores", "VMs", "ms", "set logscale x 2\nset yrange [0:*]"),
     ("timeline", timeline, "A host is killed at 0, as seen from outside", "asked, ms after the kill", "round trip, ms", ""))
 
 
