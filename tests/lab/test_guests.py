@@ -29,7 +29,9 @@ class PlainGuest:
             self.text += chunk.decode(errors="replace").replace("\r", "")
 
     def wait_for(self, pattern, timeout=40):
-        return vcft.wait_until(f"'{pattern}'", lambda: re.search(pattern, self.text, re.MULTILINE), timeout, seen=lambda: self.text[-2000:])
+        """In whole lines: what has been read may end in the middle of one."""
+        return vcft.wait_until(f"'{pattern}'", lambda: re.search(pattern, self.text[:self.text.rfind("\n") + 1], re.MULTILINE), timeout,
+                               seen=lambda: self.text[-2000:])
 
     def type(self, line):
         self.process.stdin.write(line.encode() + b"\n")

@@ -272,13 +272,14 @@ class Console:
         self.lab, self.vm = lab, vm
 
     def text(self, host=None):
-        """What the VM has printed, on one host or (host by host) on all."""
+        """What the VM has printed in whole lines, on one host or (host by host) on all."""
         texts = []
         for name in [host] if host else self.lab.names:
             path = os.path.join(self.lab.folder(name), "lib", "virtcft", "console", f"{self.vm}.log")
             if os.path.exists(path):
                 with open(path, "rb") as file:
-                    texts.append(file.read().decode(errors="replace").replace("\r", ""))
+                    text = file.read().decode(errors="replace").replace("\r", "")
+                    texts.append(text[:text.rfind("\n") + 1])
         return "".join(texts)
 
     def mark(self):
