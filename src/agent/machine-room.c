@@ -11,7 +11,7 @@
 
 static bool take(struct machine *m, const bool *stop, GError **error)
 {
-	if (stop && fault(FAULT_RESTORE_ROOM)) {
+	if (fault(FAULT_RESTORE_ROOM)) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_SPACE, "fault: %s", fault_name(FAULT_RESTORE_ROOM));
 		return false;
 	}
@@ -19,7 +19,8 @@ static bool take(struct machine *m, const bool *stop, GError **error)
 }
 
 bool room_check(struct machine *m, GError **error) { return image_room_is_there(m->shadow, m->fill ? m->o.config->memory_bytes : 0, error); }
-bool room_take_now(struct machine *m, GError **error) { return take(m, NULL, error); }
+/* start() has taken that of the RAM. */
+bool room_take_now(struct machine *m, GError **error) { return image_reserve_ram(m->shadow, NULL, error); }
 
 static gpointer take_beside(gpointer user)
 {

@@ -1,4 +1,7 @@
-"""test_degraded.py - while a VM has fewer backups than it should have: `run` goes on speaking, `hold` commits but says nothing to the outside."""
+"""test_degraded.py - a cluster with less than it should have.
+
+While a VM has fewer backups `run` goes on speaking, `hold` commits but says nothing to the outside. A host that cannot have a network's uplink is done without.
+"""
 
 import pytest
 
@@ -46,3 +49,17 @@ def test_degraded(lab, tiny_guest, degraded):
     speaker.wait_for("^memwriter ok", WAIT_S, since=speaker.mark())
     assert speaker.find(vcft.GUEST_FAIL) is None
     assert nonces.state["undone"] == []
+
+
+def test_a_host_that_cannot_have_the_uplink_leaves(lab, tiny_guest):
+    """The name of its TAP device is taken: it says so and leaves; the others start without it."""
+    lab.exec("host2", "ip", "link", "delete", "vcft-wan")
+    lab.exec("host2", "ip", "link", "add", "vcft-wan", "type", "veth", "peer", "name", "other-end")
+    cluster = vcft.Cluster(lab, [vcft.tiny_vm("speaker", 1, "host2", ["nonce 10.78.0.1:7200 50"], ("lan", "wan"))])
+    nonces = vcft.Outside(lab, "nonces", "7200")
+    cluster.up(WAIT_S)
+    cluster.wait_protected(WAIT_S)
+    nonces.wait_for("the first ones", lambda s: s["highest"] > 0, WAIT_S)
+    assert cluster.host_of("speaker") != "host2"
+    assert [host["agent"] for host in lab.status()["hosts"]] == [True, False, True]
+    assert "uplink vcft-wan" in lab.log_tails(100)
