@@ -87,6 +87,7 @@ struct epoch {
 	host_mask with_vms, stored;
 	host_mask stored_complete[VCFT_VM_MAX];
 	nsec_t begun_at, settled_at;
+	nsec_t due;                          /* the next one, by the leader's clock */
 
 	/* the leader's */
 	bool proposed, resume_sent, begin_sent, abort_sent, wanted;
@@ -822,6 +823,7 @@ static void on_resume(struct epoch *e, nsec_t now, const struct epoch_event *in)
 	e->lived = e->seen;
 	e->unlived_count = 0;
 	e->begun_at = now;
+	e->due = now + e->config.interval;
 	e->settled_at = e->committed.n && !e->config.hold_when_degraded ? now + or_default(e->config.settle, SETTLE) : now;
 	remember(e);
 	act_epoch(e, EPOCH_ACT_RUN, e->committed);
@@ -920,6 +922,8 @@ static void begin_epoch(struct epoch *e, nsec_t now, const struct message *m)
 		act_epoch(e, EPOCH_ACT_DISCARD, e->begun);
 	e->begun = m->epoch;
 	e->begun_at = now;
+	if (!e->begin_sent)   /* not mine: who begins it has its own pace */
+		e->due = now + e->config.interval;
 	e->aborted = e->answered = e->begin_sent = e->abort_sent = false;
 	e->participants = m->hosts;
 	e->stored = 0;
@@ -1158,13 +1162,21 @@ static bool may_begin(const struct epoch *e)
 	       subset(e->participants, members_that(e, has_joined));
 }
 
+/* A BEGIN that comes a little late, for the group takes its time or the last epoch was not settled, makes the ones behind it no later. */
+static nsec_t next_due(const struct epoch *e, nsec_t now)
+{
+	nsec_t late = now - e->due;
+	return (late >= 0 && late < e->config.interval ? e->due : now) + e->config.interval;
+}
+
 static void begin(struct epoch *e, nsec_t now)
 {
-	if (!may_begin(e) || (!e->wanted && now - e->begun_at < e->config.interval))
+	if (!may_begin(e) || (!e->wanted && now < e->due))
 		return;
 	MUST("E8", e->quorate && subset(e->participants, e->members));
 	e->begin_sent = true;
 	e->wanted = false;
+	e->due = next_due(e, now);
 	if (members_that(e, is_empty) && now - e->invited_at >= INVITE_AGAIN)
 		invite(e, now);
 	struct message *m = say(e, MESSAGE_BEGIN);
@@ -1387,8 +1399,8 @@ nsec_t epoch_deadline(const struct epoch *e)
 		return next;
 	if (is_open(e) && !e->abort_sent && e->config.patience && e->begun_at + patience(e) < next)
 		next = e->begun_at + patience(e);
-	if (may_begin(e) && e->begun_at + e->config.interval < next)
-		next = e->begun_at + e->config.interval;
+	if (may_begin(e) && e->due < next)
+		next = e->due;
 	return next;
 }
 

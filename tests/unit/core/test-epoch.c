@@ -293,6 +293,19 @@ static void epochs_commit_and_release(void)
 	cluster_free(c);
 }
 
+static void late_epoch_makes_none_behind_it_late(void)
+{
+	struct cluster *c = cluster_new();
+	nsec_t start = c->now;
+	tick(c, INTERVAL + INTERVAL / 4);
+	g_assert_cmpuint(c->at[1].captured, ==, 1);
+	g_assert_cmpint(epoch_deadline(c->at[1].core), ==, start + 2 * INTERVAL);
+	tick(c, 3 * INTERVAL);    /* too late to be made up: from here on */
+	g_assert_cmpuint(c->at[1].captured, ==, 2);
+	g_assert_cmpint(epoch_deadline(c->at[1].core), ==, c->now + INTERVAL);
+	cluster_free(c);
+}
+
 static void begin_waits_for_the_last_epoch(void)
 {
 	struct cluster *c = cluster_new();
@@ -754,6 +767,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/epoch/start-waits-for-all", start_waits_for_all);
 	g_test_add_func("/epoch/epochs-commit-and-release", epochs_commit_and_release);
 	g_test_add_func("/epoch/checkpoint-on-demand", checkpoint_on_demand);
+	g_test_add_func("/epoch/late-epoch-makes-none-behind-it-late", late_epoch_makes_none_behind_it_late);
 	g_test_add_func("/epoch/E1-begin-waits-for-the-last-epoch", begin_waits_for_the_last_epoch);
 	g_test_add_func("/epoch/E1-E6-forged-begin-is-dropped", forged_begin_is_dropped);
 	g_test_add_func("/epoch/E2-not-stored-aborts", not_stored_aborts_and_the_next_leaves_the_backup_out);
