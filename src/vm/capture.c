@@ -63,7 +63,7 @@ static gboolean no_memory(GError **error, const char *what)
 /* K7 */
 static void shrink(struct page_set *set, uint64_t pages)
 {
-	if (set->room > KEEP_PAGES && pages < set->room / 8)
+	if (set->room > KEEP_PAGES && pages < set->room / 4)
 		page_set_free(set);
 }
 
