@@ -26,6 +26,7 @@ WAN2 = {**vcft.WAN, "name": "wan2", "uplink": "vcft-wan2"}
 PORT, BLOCKS = 5001, 128
 SEND_TO = f"time sh -c 'dd if=/dev/zero bs=64k count={BLOCKS} 2> /dev/null | nc {{}} {PORT}'"
 SEND = SEND_TO.format(vcft.lan_address(2))
+UNTIL_SERVED = f"until nc {vcft.lan_address(2)} {PORT} < /dev/null; do :; done;"
 SERVE = ["pinger serve 7", f"nc -ll -p {PORT} -e sh -c 'cat > /dev/null'"]
 TOOK = r"real\s+(\d+)m ([\d.]+)s"
 
@@ -74,11 +75,11 @@ def through_switch():
     """Both on one host, Mbit/s."""
     with vcft.Lab(3, name=LAB) as lab:
         cluster = bring_up(lab, machines("host1"), UNPROTECTED)
-        return speed(timed(cluster.console("ping"), SEND)[1])
+        return speed(timed(cluster.console("ping"), f"{UNTIL_SERVED} {SEND}")[1])
 
 
 def joined_directly(out):
-    run = [f"until nc {vcft.lan_address(2)} {PORT} < /dev/null; do :; done; {SEND}"]
+    run = [f"{UNTIL_SERVED} {SEND}"]
     with qemu.Qemu(out, run=SERVE, name="echo", number=2) as echo, qemu.Qemu(out, run=run, name="ping", join=echo) as ping:
         return speed(ping.wait_console(TOOK, 120).group(0))
 
