@@ -6,8 +6,10 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 
 #define MESSAGES 16u
+#define BESIDE_NICE 10      /* of the early thread, where nobody waits for it: QEMU's start comes first */
 #define ZERO_PAGES 16u      /* at most, for a page without content that is waited for */
 
 static const uint8_t zeros[ZERO_PAGES * VCFT_PAGE_SIZE] __attribute__((aligned(4096)));
@@ -17,6 +19,7 @@ struct fill {
 	const struct vm_fill *from;
 	bool done;                   /* atomic */
 	bool enough;                 /* atomic: the early thread may end */
+	bool beside;
 	GThread *early, *server;
 	GError *error;               /* of the early thread */
 	uint64_t at;                 /* below it all is there */
@@ -72,15 +75,17 @@ static void fill_early(struct fill *f, const bool *enough)
 static gpointer early(gpointer user)
 {
 	struct fill *f = user;
+	if (f->beside)
+		setpriority(PRIO_PROCESS, (id_t)gettid(), BESIDE_NICE);
 	if (!fault(FAULT_FILL_LATE))
 		fill_early(f, &f->enough);
 	return NULL;
 }
 
-struct fill *fill_new(const struct memory *memory, const struct vm_fill *from)
+struct fill *fill_new(const struct memory *memory, const struct vm_fill *from, bool beside)
 {
 	struct fill *f = g_new0(struct fill, 1);
-	*f = (struct fill){ .memory = memory, .from = from, .uffd = -1, .stop = -1 };
+	*f = (struct fill){ .memory = memory, .from = from, .beside = beside, .uffd = -1, .stop = -1 };
 	f->early = g_thread_new("fill", early, f);
 	return f;
 }

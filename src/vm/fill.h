@@ -22,8 +22,8 @@
 
 struct fill;
 
-/* Begins to fill, beside the caller. memory and from are borrowed until fill_free(). */
-struct fill *fill_new(const struct memory *memory, const struct vm_fill *from);
+/* Begins to fill, beside the caller; beside: with what CPU time others leave, for it will be broken off. memory and from are borrowed until fill_free(). */
+struct fill *fill_new(const struct memory *memory, const struct vm_fill *from, bool beside);
 /* Waits until all is there. False: what should be there cannot be read, or not written. */
 gboolean fill_finish(struct fill *fill, GError **error);
 /* Breaks off, and goes on behind a guest that may run from now on: pages that QEMU misses come from here. uffd: QEMU's, registered for missing pages at

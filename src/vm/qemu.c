@@ -261,7 +261,7 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	               track_pagemap_probe(detail, sizeof detail);
 	struct sockets s;
 	if (spec->fill)
-		vm->fill = fill_new(&vm->memory, spec->fill);
+		vm->fill = fill_new(&vm->memory, spec->fill, preload && !spec->verify);
 	if (!preload && !choose_tracker(vm, -1, error))
 		return FALSE;
 	if (!open_sockets(spec, &s, preload, error))
