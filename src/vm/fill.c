@@ -126,14 +126,12 @@ static gboolean put(const struct fill *f, const uint8_t *content, uint64_t first
 	for (uint64_t page = first; page < end;) {
 		struct uffdio_copy copy = { .dst = f->address + page * VCFT_PAGE_SIZE, .src = (uintptr_t)content + (page - first) * VCFT_PAGE_SIZE,
 			                    .len = (end - page) * VCFT_PAGE_SIZE, .mode = UFFDIO_COPY_MODE_WP };
-		bool all = ioctl(f->uffd, UFFDIO_COPY, &copy) == 0;
-		if (copy.copy > 0) {
+		if (ioctl(f->uffd, UFFDIO_COPY, &copy) == 0 || copy.copy > 0)
 			page += (uint64_t)copy.copy / VCFT_PAGE_SIZE;
-		} else if (errno == EEXIST) {
+		else if (errno == EEXIST)
 			wake(f, page++);
-		} else if (!all && errno != EAGAIN && errno != EINTR) {
+		else if (errno != EAGAIN && errno != EINTR)
 			return fail(error, "UFFDIO_COPY");
-		}
 	}
 	return TRUE;
 }

@@ -10,7 +10,8 @@
  *  FI2 Once the guest may look, a page comes into being by UFFDIO_COPY alone: as a whole, and not if it is there. It is protected from the
  *      start, so it does not count as written.
  *  FI3 Nobody but QEMU looks at a hole meanwhile: to look at one of shared memory fills it with zeros. What is captured, compared or rolled back
- *      was written by the guest, and so is there. (verify looks at all: then all is filled before the guest runs.)
+ *      was written by the guest, and so is there. (verify looks at all: then all is filled before the guest runs. A rollback that does not know what
+ *      was written looks at all while the guest stands still, and puts right what it finds.)
  *  FI4 Room is not taken before all is filled: what was taken is no hole any more to a page fault.
  *  FI5 Who waits for a page waits for one call, not for the order: it is served by a thread of its own.
  * Source of the idea: post-copy migration (Hines, Deshpande, Gopalan, 2009). */

@@ -212,6 +212,12 @@ static gboolean launch(struct vm *vm, const struct vm_spec *spec, struct sockets
 	return FALSE;
 }
 
+/* Q10, where nobody will serve QEMU's missing pages. It may wait for them all the same, if it was told to: so there must be none, holes neither. */
+static gboolean fill_before(struct vm *vm, GError **error)
+{
+	return !vm->fill || (fill_finish(vm->fill, error) && (!vm->may_wait || memory_reserve(&vm->memory, NULL, error)));
+}
+
 /* Q5. tell -1: no preload. */
 static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
 {
@@ -221,7 +227,7 @@ static gboolean choose_tracker(struct vm *vm, int tell, GError **error)
 	if (vm->tracker)
 		return TRUE;
 	vm->fell_back = why ? g_strdup(why->message) : NULL;
-	if (vm->fill && !fill_finish(vm->fill, error))
+	if (!fill_before(vm, error))
 		return FALSE;
 	vm->tracker = track_compare_new(&vm->memory, error);
 	if (tell >= 0)
@@ -243,15 +249,8 @@ static gboolean ask_accelerator(struct vm *vm, GError **error)
 static gboolean fill_behind(struct vm *vm, GError **error)
 {
 	uint64_t address;
-	if (!vm->fill)
-		return TRUE;
-	if (!track_uffd_waits(vm->tracker))
-		return fill_finish(vm->fill, error);
-	int uffd = track_uffd_missing(vm->tracker, vm->process.pidfd, &address);
-	if (uffd >= 0)
-		return fill_go_on_behind(vm->fill, uffd, address, error);
-	g_set_error(error, VMM_ERROR, VMM_ERROR_RAM, "QEMU waits for pages, and its userfaultfd cannot be had: %s", g_strerror(errno));
-	return FALSE;
+	int uffd = vm->fill && vm->may_wait ? track_uffd_missing(vm->tracker, vm->process.pidfd, &address) : -1;
+	return uffd >= 0 ? fill_go_on_behind(vm->fill, uffd, address, error) : fill_before(vm, error);
 }
 
 static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool incoming, GError **error)
@@ -266,6 +265,7 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 		return FALSE;
 	if (!open_sockets(spec, &s, preload, error))
 		return FALSE;
+	vm->may_wait = s.faults >= 0;
 	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error) &&
 	              fill_behind(vm, error);
 	close_sockets(&s);

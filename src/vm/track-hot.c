@@ -87,7 +87,7 @@ static void count_running(struct hot *h, uint64_t page, const uint8_t *data)
 	h->count++;
 }
 
-/* Its copy's memory is given back: after a busy hour there would be 64 MiB of them. */
+/* Its copy's memory is given back: after a busy hour there would be 32 MiB of them. */
 static void become_cold(struct hot *h, uint64_t page)
 {
 	madvise(copy_of(h, page), VCFT_PAGE_SIZE, MADV_DONTNEED);

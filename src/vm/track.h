@@ -34,9 +34,8 @@ struct tracker *track_compare_new(const struct memory *memory, GError **error);
 /* tell_fd (borrowed): where the preloaded library in process pid said what it did; must be readable at once if it did anything.
  * hot (taken, on error too): its pages are not protected; NULL: all are. */
 struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, struct hot *hot, GError **error);
-/* Does QEMU wait for pages that are missing? Only if it was told to (preload.h), and with this tracker. */
-bool track_uffd_waits(const struct tracker *tracker);
-/* Then: its userfaultfd as a descriptor of our own, to be closed, and where its RAM is. -1: errno. */
+/* Where QEMU waits for pages that are missing (preload.h): its userfaultfd as a descriptor of our own, to be closed, and where its RAM is. -1: it does not, or
+ * the descriptor cannot be had. */
 int track_uffd_missing(const struct tracker *tracker, int pidfd, uint64_t *ret_address);
 /* What this kernel offers, by trying it on a page of our own. False: why not, in ret_detail. */
 bool track_uffd_probe(char *ret_detail, size_t detail_bytes);

@@ -22,6 +22,7 @@ struct vm {
 	struct memory memory;
 	struct tracker *tracker;
 	struct fill *fill;             /* NULL: its RAM was all there from the start */
+	bool may_wait;                 /* QEMU was told to wait for pages that are missing (Q10) */
 	struct page_bits pending;      /* written since the last successful capture, as far as scans have told (V2, V3) */
 	struct page_bits late;         /* written since the copy that was made before the stop (K6) */
 	struct page_set late_pages;    /* those pages */

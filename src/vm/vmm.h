@@ -61,7 +61,7 @@ struct vm_spec {
 	const char *preload;                   /* path of virtcft-preload.so; NULL: compare tracker */
 	bool verify;                           /* hash RAM in each capture */
 	bool room_later;                       /* room for the RAM file is taken by reserve(), when it has started */
-	const struct vm_fill *fill;            /* the RAM that belongs to the state, for what is a hole in the file (fill.h); NULL: all is there. Borrowed
+	const struct vm_fill *fill;            /* the RAM that belongs to the state, if the file lacks some of it (fill.h); NULL: it has all. Borrowed
 	                                         * until abandon() or free() */
 	bool hot_pages;                        /* pages written in every epoch stay unprotected and are compared (track-hot.h) */
 	struct identity run_as;                /* of the process; run_dir is its folder, RAM file and console's log are given to it */
