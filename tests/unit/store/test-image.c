@@ -117,6 +117,44 @@ static void restore(bool all)
 static void test_restore_all(void) { restore(true); }
 static void test_restore_some(void) { restore(false); }
 
+struct reader { struct image *image; bool stop; };
+
+static gpointer read_all(gpointer user)
+{
+	struct reader *r = user;
+	GError *error = NULL;
+	while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+		for (uint64_t at = 0, end; image_content(r->image, &at, &end, &error); at = end)
+			;
+		g_assert_no_error(error);
+	}
+	return NULL;
+}
+
+/* Commits go on while a VM is filled from the image: no page is taken for damaged because it is being put. */
+static void test_I7_beside_commits(void)
+{
+	g_autofree char *dir = bed_temp();
+	struct image *image = open_ram(dir, 64, NULL);
+	for (uint64_t p = 0; p < 64; p++)
+		write_page(image, p, (uint8_t)(p + 1));
+	struct reader r = { .image = image };
+	GThread *thread = g_thread_new("reader", read_all, &r);
+	uint8_t data[VCFT_PAGE_SIZE];
+	for (unsigned i = 0; i < 40000; i++) {
+		memset(data, (int)(i % 255 + 1), sizeof data);
+		if (i % 2)
+			image_put(image, 0, i % 64, data);
+		else
+			g_assert_true(image_xor(image, 0, i % 64, data));
+	}
+	__atomic_store_n(&r.stop, true, __ATOMIC_RELEASE);
+	g_thread_join(thread);
+	g_assert_true(image_intact(image, NULL));
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
 static void test_disk(void)
 {
 	g_autofree char *dir = bed_temp(), *ram = g_build_filename(dir, "ram", NULL), *disk = g_build_filename(dir, "a", "disk", NULL);
@@ -211,6 +249,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/image/wrong-size", test_wrong_size);
 	g_test_add_func("/image/restore/all", test_restore_all);
 	g_test_add_func("/image/restore/some", test_restore_some);
+	g_test_add_func("/image/I7/beside-commits", test_I7_beside_commits);
 	g_test_add_func("/image/disk", test_disk);
 	g_test_add_func("/delta/oracle", test_delta_oracle);
 	g_test_add_func("/delta/zero", test_delta_zero);
