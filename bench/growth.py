@@ -42,7 +42,7 @@ def measure_count(part, count):
         cluster = bring_up(lab, [vcft.tiny_vm(name, i + 1, host) for i, (name, host) in enumerate(places.items())], f"{INTERVAL_MS}ms")
         events = {host: cluster.events(host) for host in lab.names}
         before, start = {host: usage(lab, host) for host in lab.names}, vcft.now()
-        time.sleep(SECONDS)
+        time.sleep(SECONDS)         # the length of the measurement
         after, end = {host: usage(lab, host) for host in lab.names}, vcft.now()
     rows = {vm: committed(events[host], vm, start, end) for vm, host in places.items()}
     pauses = [row["pause_us"] for vm in rows.values() for row in vm]

@@ -68,10 +68,10 @@ def one_kill(part, lab, out, memory):
     events = {host: cluster.events(host) for host in SURVIVORS}
     client = Client(lab, out, f"{vcft.wan_address(2)}:7", ASK_MS)
     with Watch("/dev/shm/virtcft/left/ram.*", os.path.join(out, "beats.json"), [vcft.LAB_PROGRAM, "exec", "host1", "--"], lab.environment) as watch:
-        time.sleep(BEFORE_S)
+        time.sleep(BEFORE_S)        # the timeline's first second, with nothing wrong
         killed, moments = strike(lab, events)
         wait_commits(events["host1"], 3, 60)
-        time.sleep(AFTER_S)
+        time.sleep(AFTER_S)         # and its last two
         beats = watch.rows()
     answers = client.answers()
     outside, gap = outage(answers, killed)

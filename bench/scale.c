@@ -16,7 +16,6 @@
 #include <glib.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define QUANTUM (100 * NSEC_PER_USEC)
@@ -50,46 +49,38 @@ static const GOptionEntry options[] = {
 
 struct event { nsec_t at; uint64_t order; void (*fire)(void *); void *argument; };
 
-static struct event *heap;
-static size_t heap_count, heap_room;
+static GSequence *events;                   /* struct event, in order of time */
 static uint64_t event_order;
 static nsec_t now;
 
-static bool is_before(const struct event *a, const struct event *b) { return a->at < b->at || (a->at == b->at && a->order < b->order); }
+static gint by_time(gconstpointer a, gconstpointer b, gpointer user)
+{
+	const struct event *x = a, *y = b;
+	(void)user;
+	return x->at != y->at ? (x->at < y->at ? -1 : 1) : x->order < y->order ? -1 : x->order > y->order;
+}
 
 static void at(nsec_t when, void (*fire)(void *), void *argument)
 {
-	struct event e = { MAX(when, now), event_order++, fire, argument };
-	if (heap_count == heap_room)
-		heap = g_renew(struct event, heap, heap_room = heap_room ? 2 * heap_room : 4096);
-	size_t i = heap_count++;
-	for (; i && is_before(&e, &heap[(i - 1) / 2]); i = (i - 1) / 2)
-		heap[i] = heap[(i - 1) / 2];
-	heap[i] = e;
+	struct event *e = g_new(struct event, 1);
+	*e = (struct event){ MAX(when, now), event_order++, fire, argument };
+	g_sequence_insert_sorted(events, e, by_time, NULL);
 }
 
-static struct event take_event(void)
+static void next_event(void)
 {
-	struct event first = heap[0], last = heap[--heap_count];
-	size_t i = 0;
-	for (;;) {
-		size_t child = 2 * i + 1;
-		if (child + 1 < heap_count && is_before(&heap[child + 1], &heap[child]))
-			child++;
-		if (child >= heap_count || !is_before(&heap[child], &last))
-			break;
-		heap[i] = heap[child];
-		i = child;
-	}
-	heap[i] = last;
-	return first;
+	GSequenceIter *first = g_sequence_get_begin_iter(events);
+	struct event e = *(struct event *)g_sequence_get(first);
+	g_sequence_remove(first);
+	now = e.at;
+	e.fire(e.argument);
 }
 
 static nsec_t usec(double us) { return (nsec_t)(us * NSEC_PER_USEC); }
 
 /* ---- machines ---- */
 
-struct job { struct machine *on; nsec_t left, started; void (*done)(void *); void *argument; };
+struct job { struct machine *on; nsec_t left; void (*done)(void *); void *argument; };
 
 struct machine { GQueue waiting; int idle; nsec_t link_free, used; };
 
@@ -126,7 +117,7 @@ static void run_jobs(struct machine *m)
 static void work(struct machine *m, double us, void (*done)(void *), void *argument)
 {
 	struct job *j = g_new(struct job, 1);
-	*j = (struct job){ m, usec(us), now, done, argument };
+	*j = (struct job){ m, usec(us), done, argument };
 	g_queue_push_tail(&m->waiting, j);
 	run_jobs(m);
 }
@@ -450,40 +441,54 @@ static bool options_fit(void)
 	       interval_ms >= 1 && link_mbit >= 1 && bytes >= 0 && pause_us > 0 && send_us > 0 && receive_us > 0 && deliver_us > 0 && hop_us >= 0 && wire_us >= 0;
 }
 
-int main(int argc, char **argv)
+struct counted { nsec_t from, used; };
+
+/* False: not one checkpoint was committed. */
+static bool run(struct counted *ret)
+{
+	*ret = (struct counted){ 0 };
+	start();
+	while (!g_sequence_is_empty(events) && now < END && committed < WARM_UP + (unsigned)epochs) {
+		next_event();
+		if (committed == WARM_UP && !ret->from)
+			*ret = (struct counted){ now, machine[0].used };
+	}
+	return commit_times->len > 0;
+}
+
+static void print(const struct counted *c)
+{
+	printf("{\"hosts\": %d, \"vms\": %d, \"machines\": %d, \"epochs\": %u, \"commit_ms\": %.3f, \"commit_p99_ms\": %.3f, \"pause_us\": %.1f, "
+	       "\"apart_ms\": %.2f, \"busy_percent\": %.1f}\n", hosts, vms, machines, commit_times->len, quantile(commit_times, 0.5), quantile(commit_times, 0.99),
+	       quantile(pauses, 0.5), (double)(now - c->from) / NSEC_PER_MSEC / commit_times->len,
+	       100.0 * (double)(machine[0].used - c->used) / (double)(now - c->from));
+}
+
+static bool read_options(int argc, char **argv)
 {
 	g_autoptr(GOptionContext) context = g_option_context_new("- what a checkpoint takes on more hosts than there are");
 	g_autoptr(GError) error = NULL;
 	g_option_context_add_main_entries(context, options, NULL);
-	if (!g_option_context_parse(context, &argc, &argv, &error)) {
-		fprintf(stderr, "scale: %s\n", error->message);
-		return 2;
-	}
+	bool read = g_option_context_parse(context, &argc, &argv, &error);
 	machines = machines ? machines : hosts;
-	if (!options_fit()) {
-		fprintf(stderr, "scale: 2 to %u hosts, 1 to %u VMs, at most as many machines as hosts; times above 0\n", VCFT_HOST_MAX, VCFT_VM_MAX);
+	if (read && options_fit())
+		return true;
+	fprintf(stderr, "scale: %s\n", read ? "2 to 63 hosts, 1 to 1024 VMs, at most as many machines as hosts; times above 0" : error->message);
+	return false;
+}
+
+int main(int argc, char **argv)
+{
+	struct counted counted;
+	if (!read_options(argc, argv))
 		return 2;
-	}
+	events = g_sequence_new(g_free);
 	commit_times = g_array_new(FALSE, FALSE, sizeof(double));
 	pauses = g_array_new(FALSE, FALSE, sizeof(double));
-	start();
-	nsec_t counted_from = 0, used_before = 0;
-	while (heap_count && now < END && committed < WARM_UP + (unsigned)epochs) {
-		struct event e = take_event();
-		now = e.at;
-		e.fire(e.argument);
-		if (committed == WARM_UP && !counted_from) {
-			counted_from = now;
-			used_before = machine[0].used;
-		}
+	if (run(&counted)) {
+		print(&counted);
+		return 0;
 	}
-	if (!commit_times->len) {
-		fprintf(stderr, "scale: no checkpoint was committed in %lld s\n", (long long)(now / NSEC_PER_SEC));
-		return 1;
-	}
-	printf("{\"hosts\": %d, \"vms\": %d, \"machines\": %d, \"epochs\": %u, \"commit_ms\": %.3f, \"commit_p99_ms\": %.3f, \"pause_us\": %.1f, "
-	       "\"apart_ms\": %.2f, \"busy_percent\": %.1f}\n", hosts, vms, machines, commit_times->len, quantile(commit_times, 0.5), quantile(commit_times, 0.99),
-	       quantile(pauses, 0.5), (double)(now - counted_from) / NSEC_PER_MSEC / commit_times->len,
-	       100.0 * (double)(machine[0].used - used_before) / (double)(now - counted_from));
-	return 0;
+	fprintf(stderr, "scale: no checkpoint was committed in %lld s\n", (long long)(now / NSEC_PER_SEC));
+	return 1;
 }

@@ -12,7 +12,7 @@
 
 #define VCFT_PAGE_SIZE 4096u       /* bytes; the unit of dirty tracking, of RAM and of disks alike */
 #define VCFT_HOST_MAX 63u          /* highest node id: a host set fits 64 bits */
-#ifndef VCFT_VM_MAX
+#ifndef VCFT_VM_MAX                /* bench/scale.c asks what more would cost */
 #define VCFT_VM_MAX 256u           /* VMs of one cluster */
 #endif
 #define VCFT_NETWORK_MAX 64u       /* networks of one cluster */
