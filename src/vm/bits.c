@@ -90,3 +90,22 @@ uint64_t bits_run(const struct page_bits *bits, uint64_t *inout_first)
 	*inout_first = first;
 	return next(bits, first, UINT64_MAX) - first;
 }
+
+/* The set up to page `end`: borrows its words. */
+static struct page_bits up_to(const struct page_bits *bits, uint64_t end)
+{
+	return (struct page_bits){ .pages = end < bits->pages ? end : bits->pages, .word = bits->word };
+}
+
+void bits_merge_range(struct page_bits *bits, const struct page_bits *more, uint64_t first, uint64_t end)
+{
+	const struct page_bits part = up_to(more, end);
+	for (uint64_t n; (n = bits_run(&part, &first)); first += n)
+		bits_add(bits, first, n);
+}
+
+bool bits_have(const struct page_bits *bits, uint64_t first, uint64_t end)
+{
+	const struct page_bits part = up_to(bits, end);
+	return end <= bits->pages && next(&part, first, UINT64_MAX) >= end;
+}

@@ -18,6 +18,10 @@ void bits_add(struct page_bits *bits, uint64_t first, uint64_t count);
 void bits_remove(struct page_bits *bits, uint64_t page);
 /* All of `more` (of the same size) are in as well. */
 void bits_merge(struct page_bits *bits, const struct page_bits *more);
+/* What `more` (of the same size) has of pages [first, end) is in as well. */
+void bits_merge_range(struct page_bits *bits, const struct page_bits *more, uint64_t first, uint64_t end);
+/* All pages [first, end) are in. */
+bool bits_have(const struct page_bits *bits, uint64_t first, uint64_t end);
 bool bits_has(const struct page_bits *bits, uint64_t page);
 uint64_t bits_count(const struct page_bits *bits);
 /* The first run at or after *inout_first: its start goes to *inout_first, its length is returned; 0: there is none. */

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -107,6 +108,31 @@ void memory_populated(const struct memory *memory, struct page_bits *out)
 	uint64_t n;
 	for (uint64_t first = 0; (n = memory_data(memory, &first)); first += n)
 		bits_add(out, first, n);
+}
+
+/* The first page at or after `page` that is not a hole; none: behind the last. */
+static uint64_t next_data(const struct memory *memory, uint64_t page)
+{
+	off_t data = lseek(memory->fd, (off_t)(page * VCFT_PAGE_SIZE), SEEK_DATA);
+	return data >= 0 ? (uint64_t)data / VCFT_PAGE_SIZE : errno == ENXIO ? memory_pages(memory) : page;
+}
+
+/* What mincore() knows is data; of the rest some may be on swap. */
+void memory_add_data(const struct memory *memory, uint64_t first, uint64_t end, struct page_bits *out)
+{
+	unsigned char there[512];
+	uint64_t next = 0;
+	for (uint64_t n; first < end; first += n) {
+		n = MIN(end - first, sizeof there);
+		if (mincore(memory->map + first * VCFT_PAGE_SIZE, n * VCFT_PAGE_SIZE, there) != 0)
+			memset(there, 0, n);
+		for (uint64_t i = 0; i < n; i++) {
+			if (!(there[i] & 1) && first + i >= next)
+				next = next_data(memory, first + i);
+			if ((there[i] & 1) || first + i == next)
+				bits_add(out, first + i, 1);
+		}
+	}
 }
 
 uint64_t memory_populated_count(const struct memory *memory)

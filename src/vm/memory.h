@@ -27,6 +27,8 @@ uint64_t memory_pages(const struct memory *memory);
 uint64_t memory_data(const struct memory *memory, uint64_t *inout_first);
 /* Add all pages that are not holes. */
 void memory_populated(const struct memory *memory, struct page_bits *out);
+/* Add those of pages [first, end) that are not holes; takes time by these, however much data is behind them. */
+void memory_add_data(const struct memory *memory, uint64_t first, uint64_t end, struct page_bits *out);
 /* How many pages are not holes. */
 uint64_t memory_populated_count(const struct memory *memory);
 /* Make our page tables for what is populated, so that copying it takes no faults. */

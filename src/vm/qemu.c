@@ -268,6 +268,8 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	vm->may_wait = s.faults >= 0;
 	gboolean ok = launch(vm, spec, &s, incoming, error) && (vm->tracker || choose_tracker(vm, s.tell[0], error)) && ask_accelerator(vm, error) &&
 	              fill_behind(vm, error);
+	if (ok && incoming)
+		track_uffd_begin(vm->tracker);
 	close_sockets(&s);
 	return ok;
 }

@@ -1,10 +1,19 @@
 /* track-uffd.c - the kernel notes which pages QEMU writes: userfaultfd with asynchronous write protection, read by PAGEMAP_SCAN.
  *
- *   QEMU, preloaded: register + protect ─── guest writes: the kernel takes the protection off that page, nobody waits
- *   agent, VM paused: PAGEMAP_SCAN of /proc/PID/pagemap: pages without protection are listed and protected again, in one pass
+ *   QEMU, preloaded: register ───────────── guest writes: the kernel takes the protection off that page, nobody waits
+ *   agent, VM paused: PAGEMAP_SCAN of /proc/PID/pagemap: pages without protection are listed and protected, in one pass
  *
  * It sees every writer in QEMU's address space: vCPUs, KVM's too, and device DMA. It does not see writes by other mappings (the agent's
- * own), nor holes made by QEMU (balloon): VMs with such devices get the other tracker. Linux 6.7. A pass takes 0.5 ms per GiB.
+ * own), nor holes made by QEMU (balloon): VMs with such devices get the other tracker. Linux 6.7.
+ *
+ * A pass walks page tables, 1 ms per GiB, and to protect a page makes its table. So only tables that are there are walked: memory that no guest has touched
+ * costs nothing. A pass that lists what is present, and protects nothing, goes over the rest, finds the tables that are new, and is quick as there are none.
+ * It does not find what has been touched and swapped out since the last one: on a host that can swap all tables are made and walked.
+ *
+ *     tables  ████████░░░░░░░░░░░░░░███░░░░░░░█████████░░░░░    █ one pass, protecting; ░ one pass that lists
+ *
+ * In a table that is there what QEMU has not mapped counts as written, for it may have been, and been swapped out since. So a page that is listed for the first
+ * time is looked up in the file: a hole was not written.
  *
  * Hot pages (track-hot.h) are in every scan and are left as they are; around them, by areas in which no two of them are far apart:
  *
@@ -24,38 +33,51 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 
 #define REGIONS 4096u   /* listed by one call; a scan that finds more takes several */
 #define FAR 1024u       /* pages: to walk over so many costs as much as one call more */
+#define NEAR 2048u      /* pages: to make their four tables and walk them costs less than two calls more */
 
 struct uffd {
 	struct tracker tracker;
 	int pagemap;
 	uint64_t address;
 	int missing;                            /* number in QEMU; -1: it does not wait for missing pages */
+	const struct memory *memory;
+	struct page_bits data;                  /* pages known not to be holes */
+	struct page_bits tables;                /* pages that are known to have a page table */
 	struct hot *hot;                        /* NULL: no page is hot */
 	struct uffd_region region[REGIONS];     /* of a pass that protects */
 	struct uffd_region listed[REGIONS];     /* of a pass that lists */
 };
 
-/* One call from `start` on; returns the number of regions, -1: errno. protect: UFFD_SCAN_WP_MATCHING or 0. ret_end: how far it came. */
-static int scan_some(int pagemap, uint64_t protect, uint64_t start, uint64_t end, struct uffd_region *region, size_t room, uint64_t *ret_end)
+/* What a pass looks for; it protects that too if `protect` is UFFD_SCAN_WP_MATCHING. */
+static const struct uffd_scan written = { .category_mask = UFFD_PAGE_IS_WRITTEN, .return_mask = UFFD_PAGE_IS_WRITTEN };
+static const struct uffd_scan there = { .category_anyof_mask = UFFD_PAGE_IS_PRESENT | UFFD_PAGE_IS_SWAPPED, .return_mask = UFFD_PAGE_IS_PRESENT };
+static const struct uffd_scan unmapped = { .category_mask = UFFD_PAGE_IS_PRESENT, .category_inverted = UFFD_PAGE_IS_PRESENT, .return_mask = UFFD_PAGE_IS_PRESENT };
+
+/* One call from `start` on; returns the number of regions, -1: errno. ret_end: how far it came. */
+static int scan_some(int pagemap, const struct uffd_scan *what, uint64_t protect, uint64_t start, uint64_t end, struct uffd_region *region, size_t room,
+                     uint64_t *ret_end)
 {
-	struct uffd_scan scan = {
-		.size = sizeof scan, .flags = protect | UFFD_SCAN_CHECK_WPASYNC, .start = start, .end = end,
-		.vec = (uintptr_t)region, .vec_len = room,
-		.category_mask = UFFD_PAGE_IS_WRITTEN, .return_mask = UFFD_PAGE_IS_WRITTEN,
-	};
+	struct uffd_scan scan = *what;
+	scan.size = sizeof scan;
+	scan.flags = protect | UFFD_SCAN_CHECK_WPASYNC;
+	scan.start = start;
+	scan.end = end;
+	scan.vec = (uintptr_t)region;
+	scan.vec_len = room;
 	int n = ioctl(pagemap, UFFD_PAGEMAP_SCAN, &scan);
 	*ret_end = scan.walk_end;
 	return n;
 }
 
 /* A pass over as much of [*inout_first, end) as fits into `region`; how far it came goes to *inout_first. -1 with error. */
-static int pass(struct uffd *u, uint64_t protect, uint64_t *inout_first, uint64_t end, struct uffd_region *region, GError **error)
+static int pass(struct uffd *u, const struct uffd_scan *what, uint64_t protect, uint64_t *inout_first, uint64_t end, struct uffd_region *region, GError **error)
 {
 	uint64_t start = u->address + *inout_first * VCFT_PAGE_SIZE, stop = start;
-	int n = scan_some(u->pagemap, protect, start, u->address + end * VCFT_PAGE_SIZE, region, REGIONS, &stop);
+	int n = scan_some(u->pagemap, what, protect, start, u->address + end * VCFT_PAGE_SIZE, region, REGIONS, &stop);
 	if (n < 0 || stop <= start) {
 		g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "scanning for written pages: %s", n < 0 ? g_strerror(errno) : "no progress");
 		return -1;
@@ -68,15 +90,68 @@ static int pass(struct uffd *u, uint64_t protect, uint64_t *inout_first, uint64_
 	return n;
 }
 
-/* Pages [first, end): what is written is added and protected again. */
-static gboolean protect(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
+/* Pages that were listed. */
+static void add(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out)
+{
+	if (!bits_have(&u->data, first, end))
+		memory_add_data(u->memory, first, end, &u->data);
+	bits_merge_range(out, &u->data, first, end);
+}
+
+/* Pages [first, end), which have tables: what is written is added and protected. */
+static gboolean protect_tables(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
 {
 	while (first < end) {
-		int n = pass(u, UFFD_SCAN_WP_MATCHING, &first, end, u->region, error);
+		int n = pass(u, &written, UFFD_SCAN_WP_MATCHING, &first, end, u->region, error);
 		if (n < 0)
 			return FALSE;
 		for (int i = 0; i < n; i++)
-			bits_add(out, u->region[i].start, u->region[i].end - u->region[i].start);
+			add(u, u->region[i].start, u->region[i].end, out);
+	}
+	return TRUE;
+}
+
+/* Pages [first, end): as above, where there are tables. */
+static gboolean protect(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
+{
+	for (uint64_t n; (n = bits_run(&u->tables, &first)) && first < end; first += n)
+		if (!protect_tables(u, first, MIN(first + n, end), out, error))
+			return FALSE;
+	return TRUE;
+}
+
+static bool can_swap(void)
+{
+	struct sysinfo host;
+	return fault(FAULT_TRACK_SWAP) || sysinfo(&host) != 0 || host.totalswap > 0;
+}
+
+/* Pages [first, end), none of which is known to have a table. */
+static gboolean find_tables_in(struct uffd *u, uint64_t first, uint64_t end, GError **error)
+{
+	while (first < end) {
+		int n = pass(u, &there, 0, &first, end, u->listed, error);
+		if (n < 0)
+			return FALSE;
+		for (int i = 0; i < n; i++)
+			bits_add(&u->tables, u->listed[i].start, u->listed[i].end - u->listed[i].start);
+	}
+	return TRUE;
+}
+
+/* A small gap between them is taken in. */
+static gboolean find_tables(struct uffd *u, GError **error)
+{
+	uint64_t pages = u->tables.pages;
+	if (can_swap())
+		bits_add(&u->tables, 0, pages);
+	for (uint64_t gap = 0, first = 0, n; gap < pages; gap = first) {
+		n = bits_run(&u->tables, &first);
+		if (first - gap <= NEAR)
+			bits_add(&u->tables, gap, first - gap);
+		else if (!find_tables_in(u, gap, first, error))
+			return FALSE;
+		first += n;
 	}
 	return TRUE;
 }
@@ -120,7 +195,7 @@ static gboolean look_between(struct uffd *u, uint64_t first, uint64_t end, struc
 {
 	struct gap gap = { 0 };
 	while (first < end) {
-		int n = pass(u, 0, &first, end, u->listed, error);
+		int n = pass(u, &written, 0, &first, end, u->listed, error);
 		if (n < 0)
 			return FALSE;
 		for (int i = 0; i < n; i++)
@@ -162,6 +237,8 @@ static bool is_alive(const struct uffd *u)
 static gboolean uffd_scan(struct tracker *tracker, struct page_bits *out, GError **error)
 {
 	struct uffd *u = (struct uffd *)tracker;
+	if (!find_tables(u, error))
+		return FALSE;
 	if (!(u->hot ? scan_around_hot(u, out, error) : protect(u, 0, out->pages, out, error)))
 		return FALSE;
 	if (is_alive(u))
@@ -180,16 +257,41 @@ static void uffd_captured(struct tracker *tracker, struct page_set *set)
 static void uffd_free(struct tracker *tracker)
 {
 	struct uffd *u = (struct uffd *)tracker;
-	close(u->pagemap);
+	if (u->pagemap >= 0)
+		close(u->pagemap);
+	bits_free(&u->data);
+	bits_free(&u->tables);
 	hot_free(u->hot);
 	g_free(u);
 }
 
 static const struct tracker_ops uffd_ops = { "uffd", true, uffd_scan, uffd_captured, uffd_free };
 
+/* What QEMU has looked at already counts as written. (The list is of no use; without one the kernel would protect all.) */
+static bool protect_unmapped(struct uffd *u, uint64_t first, uint64_t end)
+{
+	while (first < end)
+		if (pass(u, &unmapped, UFFD_SCAN_WP_MATCHING, &first, end, u->region, NULL) < 0)
+			return false;
+	return true;
+}
+
+void track_uffd_begin(struct tracker *tracker)
+{
+	struct uffd *u = (struct uffd *)tracker;
+	if (tracker->ops != &uffd_ops)
+		return;
+	memory_populated(u->memory, &u->data);
+	for (uint64_t n, first = 0; (n = bits_run(&u->data, &first)); first += n) {
+		bits_add(&u->tables, first, n);
+		if (!protect_unmapped(u, first, first + n))
+			return;
+	}
+}
+
 static const char *step_name(uint32_t step)
 {
-	static const char *const name[] = { "done", "opening userfaultfd", "its features", "registering RAM", "protecting RAM" };
+	static const char *const name[] = { "done", "opening userfaultfd", "its features", "registering RAM" };
 	return step < G_N_ELEMENTS(name) ? name[step] : "unknown step";
 }
 
@@ -221,18 +323,17 @@ static int open_pagemap(pid_t pid, GError **error)
 struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, struct hot *hot, GError **error)
 {
 	struct preload_answer answer;
-	int pagemap = read_answer(tell_fd, memory, &answer, error) ? open_pagemap(pid, error) : -1;
-	if (pagemap < 0) {
-		hot_free(hot);
-		return NULL;
-	}
 	struct uffd *u = g_new0(struct uffd, 1);
-	u->tracker.ops = &uffd_ops;
-	u->pagemap = pagemap;
-	u->address = answer.address;
-	u->missing = answer.missing;
-	u->hot = hot;
-	return &u->tracker;
+	*u = (struct uffd){ .tracker.ops = &uffd_ops, .pagemap = -1, .memory = memory, .hot = hot };
+	if (read_answer(tell_fd, memory, &answer, error) && (u->pagemap = open_pagemap(pid, error)) >= 0) {
+		u->address = answer.address;
+		u->missing = answer.missing;
+		if (bits_init(&u->data, memory_pages(memory)) && bits_init(&u->tables, memory_pages(memory)))
+			return &u->tracker;
+		g_set_error(error, VMM_ERROR, VMM_ERROR_TRACK, "no memory");
+	}
+	uffd_free(&u->tracker);
+	return NULL;
 }
 
 int track_uffd_missing(const struct tracker *tracker, int pidfd, uint64_t *ret_address)
@@ -268,7 +369,7 @@ static void *probe_map(int *ret_uffd, uint64_t missing, const char **ret_failed)
 	*ret_uffd = missing ? probe_device() : uffd_open();
 	*ret_failed = *ret_uffd < 0 ? step_name(PRELOAD_OPEN) : uffd_api(*ret_uffd) != 0 ? step_name(PRELOAD_API)
 	              : uffd_register(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE, missing) != 0 ? step_name(PRELOAD_REGISTER)
-	              : uffd_protect(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE) != 0 ? step_name(PRELOAD_PROTECT) : NULL;
+	              : uffd_protect(*ret_uffd, (uintptr_t)map, 2 * VCFT_PAGE_SIZE) != 0 ? "protecting a page" : NULL;
 	return map;
 }
 
@@ -309,7 +410,7 @@ static const char *probe_scan(int pagemap, volatile uint8_t *map)
 	struct uffd_region region[2];
 	uint64_t start = (uintptr_t)map, end;
 	map[VCFT_PAGE_SIZE] = 1;
-	int n = scan_some(pagemap, UFFD_SCAN_WP_MATCHING, start, start + 2 * VCFT_PAGE_SIZE, region, 2, &end);
+	int n = scan_some(pagemap, &written, UFFD_SCAN_WP_MATCHING, start, start + 2 * VCFT_PAGE_SIZE, region, 2, &end);
 	if (n < 0)
 		return g_strerror(errno);
 	bool right = n == 1 && region[0].start == start + VCFT_PAGE_SIZE && region[0].end == start + 2 * VCFT_PAGE_SIZE;

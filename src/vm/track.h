@@ -34,6 +34,8 @@ struct tracker *track_compare_new(const struct memory *memory, GError **error);
 /* tell_fd (borrowed): where the preloaded library in process pid said what it did; must be readable at once if it did anything.
  * hot (taken, on error too): its pages are not protected; NULL: all are. */
 struct tracker *track_uffd_new(const struct memory *memory, pid_t pid, int tell_fd, struct hot *hot, GError **error);
+/* What is in the file now and QEMU has not looked at was put there by us: it does not count as written. A hint: without it more is found, never less. */
+void track_uffd_begin(struct tracker *tracker);
 /* Where QEMU waits for pages that are missing (preload.h): its userfaultfd as a descriptor of our own, to be closed, and where its RAM is. -1: it does not, or
  * the descriptor cannot be had. */
 int track_uffd_missing(const struct tracker *tracker, int pidfd, uint64_t *ret_address);

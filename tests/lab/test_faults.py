@@ -23,6 +23,7 @@ CAPTURE = {
     "capture-devices": "the device state is not whole",
     "disk-seal": "seal: a fault was ordered",
     "track-scan": None,
+    "track-swap": None,
 }
 STORE = {
     "send-torn": "a backup failed or refused",

@@ -1,6 +1,6 @@
 /* preload.c - virtcft-preload.so, loaded into QEMU by LD_PRELOAD: lets the kernel note which pages of guest RAM are written.
  *
- *   QEMU: mmap(RAM file) ──► here: the real mmap, then userfaultfd on the mapping: register, protect all ──► address to the agent
+ *   QEMU: mmap(RAM file) ──► here: the real mmap, then userfaultfd on the mapping: register ──► address to the agent
  *
  * L1 It acts on the first shared, writable mapping of the RAM file (same device and inode) and on nothing else; every other call goes
  *    straight to the kernel.
@@ -8,8 +8,7 @@
  * L3 No library call that QEMU could notice: no allocation, errno kept, the variables are taken out of the environment.
  * L4 If it is given the device for it (PRELOAD_FAULTS), QEMU also waits for pages that the file does not have, until the agent puts them there: the agent
  *    takes a copy of the userfaultfd for that. Where that cannot be had, nobody waits, and the agent is told.
- * The userfaultfd is kept open until QEMU ends: closing it would end the protection. Everything is protected from the start, holes too, so that
- * "written" means written since the start, and nothing else (2.7 ms per GiB). */
+ * The userfaultfd is kept open until QEMU ends: closing it would end the protection. Nothing is protected here (track-uffd.c). */
 #undef _FILE_OFFSET_BITS /* else the C library's headers make mmap another name for mmap64; both are defined here */
 
 #include "vm/preload/preload.h"
@@ -57,7 +56,7 @@ static uint32_t track(int uffd, uint64_t address, uint64_t bytes, uint64_t missi
 		return PRELOAD_API;
 	if (uffd_register(uffd, address, bytes, missing) != 0)
 		return PRELOAD_REGISTER;
-	return uffd_protect(uffd, address, bytes) == 0 ? PRELOAD_DONE : PRELOAD_PROTECT;
+	return PRELOAD_DONE;
 }
 
 /* L4. False: as if it had not been asked for. */

@@ -12,7 +12,7 @@
 #define PRELOAD_FAULTS "VIRTCFT_FAULTS_FD"  /* number of an inherited descriptor of /dev/userfaultfd: QEMU is to wait for pages that are missing; -1: it is not */
 #define PRELOAD_FAULTS_DEVICE "/dev/userfaultfd"
 
-enum preload_step { PRELOAD_DONE, PRELOAD_OPEN, PRELOAD_API, PRELOAD_REGISTER, PRELOAD_PROTECT };
+enum preload_step { PRELOAD_DONE, PRELOAD_OPEN, PRELOAD_API, PRELOAD_REGISTER };
 
 struct preload_answer {
 	uint64_t address, bytes;    /* QEMU's mapping of the RAM file */

@@ -34,6 +34,8 @@ struct uffd_scan {                                                      /* struc
 #define UFFD_SCAN_WP_MATCHING (1u << 0)
 #define UFFD_SCAN_CHECK_WPASYNC (1u << 1)
 #define UFFD_PAGE_IS_WRITTEN (1u << 1)
+#define UFFD_PAGE_IS_PRESENT (1u << 3)
+#define UFFD_PAGE_IS_SWAPPED (1u << 4)
 
 /* With faults of the kernel itself if we may; asynchronous protection never waits for anybody, so user mode alone does as well. */
 static inline int uffd_open(void)

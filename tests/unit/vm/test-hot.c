@@ -2,6 +2,7 @@
  *
  * The guest is a second mapping of a RAM file, tracked by the kernel as QEMU's is; it stands still while it is captured. The oracle: what all
  * captures add up to is what is in the file, after each that succeeded. */
+#include "base/fault.h"
 #include "vm/copy.h"
 #include "vm/preload/preload.h"
 #include "vm/preload/uffd.h"
@@ -125,7 +126,6 @@ static struct tracker *track_own_mapping(struct bed *b)
 	b->uffd = uffd_open();
 	g_assert_cmpint(uffd_api(b->uffd), ==, 0);
 	g_assert_cmpint(uffd_register(b->uffd, answer.address, answer.bytes, 0), ==, 0);
-	g_assert_cmpint(uffd_protect(b->uffd, answer.address, answer.bytes), ==, 0);
 	g_assert_cmpint(pipe(tell), ==, 0);
 	g_assert_cmpint(write(tell[1], &answer, sizeof answer), ==, sizeof answer);
 	g_autoptr(GError) error = NULL;
@@ -303,6 +303,62 @@ static void test_h2_no_fault(void)
 	g_assert_cmpint(faults_of_an_epoch(true), <, SET / 20);
 }
 
+/* ---- page tables ---- */
+
+/* The guest writes pages; what a scan then adds is these, of all that it may not have looked at. */
+static void check_written(struct bed *b, unsigned count, const uint64_t *page)
+{
+	for (unsigned i = 0; i < count; i++)
+		b->guest[page[i] * VCFT_PAGE_SIZE] ^= 1;
+	bits_clear(&b->pending);
+	g_assert_true(b->tracker->ops->scan(b->tracker, &b->pending, NULL));
+	for (unsigned i = 0; i < count; i++)
+		g_assert_true(bits_has(&b->pending, page[i]));
+	g_assert_cmpuint(bits_count(&b->pending), ==, count);
+}
+
+/* Both ends of RAM, then between, where there is no table yet; and what is a hole beside a page was not written. */
+static void check_tables(void)
+{
+	struct bed b;
+	bed_open(&b, false);
+	check_written(&b, 0, NULL);
+	check_written(&b, 2, (const uint64_t[]){ 10, PAGES - 10 });
+	check_written(&b, 0, NULL);
+	check_written(&b, 1, (const uint64_t[]){ PAGES / 2 });
+	check_written(&b, 4, (const uint64_t[]){ 0, 10, PAGES / 2 + 1, PAGES - 1 });
+	check_written(&b, 0, NULL);
+	bed_close(&b);
+}
+
+static void test_t1_tables(void)
+{
+	if (!bed_requires())
+		return;
+	check_tables();
+	fault_set(FAULT_TRACK_SWAP, FAULT_ALWAYS);
+	check_tables();
+	fault_clear();
+}
+
+/* What was there from the start has not been written, though the guest looks at it. */
+static void test_t1_begin(void)
+{
+	if (!bed_requires())
+		return;
+	struct bed b;
+	volatile uint8_t sum = 0;
+	bed_open(&b, false);
+	for (uint64_t page = 20; page < PAGES; page += page % 7 ? 1 : 900)
+		b.memory.map[page * VCFT_PAGE_SIZE] = 1;
+	track_uffd_begin(b.tracker);
+	for (uint64_t page = 20; page < PAGES; page += page % 7 ? 1 : 900)
+		sum += b.guest[page * VCFT_PAGE_SIZE];
+	check_written(&b, 0, NULL);
+	check_written(&b, 3, (const uint64_t[]){ 0, 20, PAGES - 1 });
+	bed_close(&b);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -311,5 +367,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vm/hot/H2-missed", test_h2_missed);
 	g_test_add_func("/vm/hot/V2-random", test_v2_random);
 	g_test_add_func("/vm/hot/H2-no-fault", test_h2_no_fault);
+	g_test_add_func("/vm/track/T1-tables", test_t1_tables);
+	g_test_add_func("/vm/track/T1-begin", test_t1_begin);
 	return g_test_run();
 }
