@@ -48,9 +48,10 @@ static gboolean set_up(struct vm *vm, nsec_t deadline, GError **error)
 	return qmp_command(vm->qmp, "migrate-set-parameters", quiet, deadline, NULL, error);
 }
 
-/* A state that does not fit ends QEMU; what it says of it is in its log then. */
+/* A state that does not fit ends QEMU, at once or a little later; what it says of it is in its log then. */
 static gboolean refused(struct vm *vm, GError **error)
 {
+	g_clear_error(error);
 	nsec_t end = clock_now() + NSEC_PER_SEC;
 	while (qmp_receive(vm->qmp, NULL) && qmp_poll(vm->qmp, end))
 		;
@@ -59,11 +60,17 @@ static gboolean refused(struct vm *vm, GError **error)
 	return FALSE;
 }
 
+static bool has_failed(const struct vm *vm)
+{
+	return !strcmp(qmp_events(vm->qmp)->migration, "failed");
+}
+
+/* False without an error: it has failed. */
 static gboolean wait_until_loaded(struct vm *vm, nsec_t deadline, GError **error)
 {
 	while (strcmp(qmp_events(vm->qmp)->migration, "completed")) {
-		if (!strcmp(qmp_events(vm->qmp)->migration, "failed"))
-			return refused(vm, error);
+		if (has_failed(vm))
+			return FALSE;
 		if (!qmp_poll(vm->qmp, deadline)) {
 			g_set_error(error, VMM_ERROR, VMM_ERROR_HUNG, "QEMU hung while it loaded the device state");
 			return FALSE;
@@ -89,6 +96,7 @@ gboolean vm_load_state(struct vm *vm, const uint8_t *state, size_t bytes, GError
 		return FALSE;
 	gboolean ok = set_up(vm, deadline, error) && hand_over(vm, fd, deadline, error);
 	close(fd);
-	return ok && qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:state"), deadline, NULL, error) &&
-	       wait_until_loaded(vm, deadline, error);
+	ok = ok && qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:state"), deadline, NULL, error) &&
+	     wait_until_loaded(vm, deadline, error);
+	return ok || (has_failed(vm) && refused(vm, error));
 }
