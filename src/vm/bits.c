@@ -97,10 +97,15 @@ static struct page_bits up_to(const struct page_bits *bits, uint64_t end)
 	return (struct page_bits){ .pages = end < bits->pages ? end : bits->pages, .word = bits->word };
 }
 
+uint64_t bits_run_before(const struct page_bits *bits, uint64_t *inout_first, uint64_t end)
+{
+	const struct page_bits part = up_to(bits, end);
+	return bits_run(&part, inout_first);
+}
+
 void bits_merge_range(struct page_bits *bits, const struct page_bits *more, uint64_t first, uint64_t end)
 {
-	const struct page_bits part = up_to(more, end);
-	for (uint64_t n; (n = bits_run(&part, &first)); first += n)
+	for (uint64_t n; (n = bits_run_before(more, &first, end)); first += n)
 		bits_add(bits, first, n);
 }
 

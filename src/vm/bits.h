@@ -26,5 +26,7 @@ bool bits_has(const struct page_bits *bits, uint64_t page);
 uint64_t bits_count(const struct page_bits *bits);
 /* The first run at or after *inout_first: its start goes to *inout_first, its length is returned; 0: there is none. */
 uint64_t bits_run(const struct page_bits *bits, uint64_t *inout_first);
+/* As if the set ended before page `end`: takes no time for what is behind that. */
+uint64_t bits_run_before(const struct page_bits *bits, uint64_t *inout_first, uint64_t end);
 
 #endif

@@ -114,8 +114,8 @@ static gboolean protect_tables(struct uffd *u, uint64_t first, uint64_t end, str
 /* Pages [first, end): as above, where there are tables. */
 static gboolean protect(struct uffd *u, uint64_t first, uint64_t end, struct page_bits *out, GError **error)
 {
-	for (uint64_t n; (n = bits_run(&u->tables, &first)) && first < end; first += n)
-		if (!protect_tables(u, first, MIN(first + n, end), out, error))
+	for (uint64_t n; (n = bits_run_before(&u->tables, &first, end)); first += n)
+		if (!protect_tables(u, first, first + n, out, error))
 			return FALSE;
 	return TRUE;
 }
