@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 #include "agent/control.h"
 #include "agent/privilege.h"
+#include "agent/spare.h"
 #include "agent/watchdog.h"
 #include "base/fault.h"
 #include "vm/vmm.h"
@@ -59,6 +60,7 @@ static int serve(struct config_agent *config, GMainLoop *loop, GError **error)
 		say_missing(features);
 		g_message("host %s serves, group %s", config->name, config->group);
 		watchdog_attach();
+		spare_attach();
 		g_main_loop_run(loop);
 		control_free(control);
 	}

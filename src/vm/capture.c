@@ -18,7 +18,8 @@
  *  K6 When many pages are to be expected (the first capture of a VM that was not restored, or after failed ones), they are copied before the
  *     VM is stopped; the scan of the stopped VM then finds what was written since, only that is copied, and the two are put together when
  *     the guest runs again. Only with a tracker that is `live`.
- *  K7 Buffers that a large capture has left are given back when captures are small again.
+ *  K7 Buffers that a large capture has left are given back when captures are small again: at once where they are far too large, else when no one of the
+ *     last few needed half of them, so that a guest that is busy now and then finds its room.
  *  K9 Before the stop all around the VM comes to rest. A QEMU that takes nothing may have been kept from running, or may have no room in its guest: which of
  *     the two is known when its main loop has gone round.
  *  K8 The next capture's command is sent when one has ended, but for its last byte (Q9): so the VM stops when it is asked to, not 2 ms later.
@@ -33,9 +34,10 @@
 #include <unistd.h>
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
-#define FEW_PAGES 1024u       /* K4: room beyond what the last capture had */
+#define FEW_PAGES 512u        /* K4: room beyond what the last capture had */
 #define TURNS 3u              /* K9: one that is under way, one in which something is found, one to be sure */
-#define KEEP_PAGES 2048u      /* K7: buffers up to this size are always kept */
+#define KEEP_PAGES 1024u      /* K7: buffers up to this size are always kept */
+#define SMALL_CAPTURES 16u    /* K7: so many running are "small again" */
 
 /* One call of vm_capture(). */
 struct job {
@@ -60,10 +62,11 @@ static gboolean no_memory(GError **error, const char *what)
 	return FALSE;
 }
 
-/* K7 */
-static void shrink(struct page_set *set, uint64_t pages)
+/* K7. `pages` has FEW_PAGES in it, so that what the start of a guest left would never be four times as much. */
+static void shrink(struct vm *vm, struct page_set *set, uint64_t pages)
 {
-	if (set->room > KEEP_PAGES && pages < set->room / 4)
+	vm->small_captures = pages < set->room / 2 ? vm->small_captures + 1 : 0;
+	if (set->room > KEEP_PAGES && (pages < set->room / 4 || vm->small_captures >= SMALL_CAPTURES))
 		page_set_free(set);
 }
 
@@ -76,8 +79,8 @@ static gboolean make_room(struct vm *vm, struct capture *c, GError **error)
 	c->ram.count = 0;
 	c->devices_bytes = 0;
 	pages = MIN(MAX(pages, bits_count(&vm->pending)), memory_pages(&vm->memory));
-	shrink(&c->ram, pages);
-	shrink(&vm->late_pages, 0);
+	shrink(vm, &c->ram, pages);
+	page_set_free(&vm->late_pages);
 	if (fault(FAULT_CAPTURE_PAGES) || !page_set_reserve(&c->ram, pages))
 		return no_memory(error, "captured pages");
 	return vm_reserve_devices(c, vm->last_devices + (64u << 10)) ? TRUE : no_memory(error, "the device state");

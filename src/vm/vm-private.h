@@ -37,6 +37,7 @@ struct vm {
 	bool captured;                 /* at least once, or restored from a capture */
 	bool owes_cont;                /* a capture by three commands has given up between stop and cont */
 	size_t last_pages, last_devices;   /* of the last capture, to have the room before the VM is stopped */
+	unsigned small_captures;           /* K7: running, that needed less than half of the room for pages */
 };
 
 /* ---- accel.c ---- */

@@ -1,12 +1,16 @@
-/* test-agent.c - what the agent's parts promise by themselves: notes to the loop, the ring of events, the watchdog. */
+/* test-agent.c - what the agent's parts promise by themselves: notes to the loop, the ring of events, the watchdog, spare memory. */
 #include "agent/events.h"
 #include "agent/post.h"
+#include "agent/spare.h"
 #include "agent/watchdog.h"
 
 #include <glib.h>
 #include <jansson.h>
 #include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -150,6 +154,51 @@ static void test_watchdog_leaves_a_live_loop(void)
 	g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* ---- spare memory ---- */
+
+#define PIECES 8192u
+#define PIECE_BYTES 8192u
+#define KEPT_EACH 64u
+
+/* Pages of the blocks that have memory. */
+static size_t resident(const uintptr_t *pieces)
+{
+	size_t n = 0;
+	for (unsigned i = 0; i < PIECES; i++) {
+		unsigned char there;
+		uintptr_t page = (pieces[i] + PIECE_BYTES / 2) & ~(uintptr_t)4095;
+		n += mincore((void *)page, 4096, &there) == 0 && (there & 1);
+	}
+	return n;
+}
+
+/* SP1 */
+static void test_spare_memory_is_given_back(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	g_test_skip("the sanitizers' own malloc gives nothing back");
+	return;
+#endif
+	static uintptr_t pieces[PIECES];
+	spare_attach();
+	g_assert_false(spare_look());
+	for (unsigned i = 0; i < PIECES; i++)
+		pieces[i] = (uintptr_t)memset(malloc(PIECE_BYTES), 1, PIECE_BYTES);
+	for (unsigned i = 0; i < SPARE_CALM; i++)
+		g_assert_false(spare_look());   /* this may not be the peak yet */
+	for (unsigned i = 0; i < PIECES; i++)
+		if (i % KEPT_EACH != 0)     /* so that free() finds nothing at the end of the arena */
+			free((void *)pieces[i]);
+	g_assert_cmpuint(resident(pieces), >, PIECES / 2);
+	g_assert_true(spare_look());
+	g_assert_false(spare_look());
+	for (int turn = 0; turn < 1000 && resident(pieces) > PIECES / 10; turn++)
+		g_usleep(10000);            /* until the thread has done it */
+	g_assert_cmpuint(resident(pieces), <=, PIECES / 10);
+	for (unsigned i = 0; i < PIECES; i += KEPT_EACH)
+		free((void *)pieces[i]);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -159,5 +208,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/agent/post/closed-box-tells-nothing", test_post_closed_box_tells_nothing);
 	g_test_add_func("/agent/events/reach-listeners", test_events_reach_listeners);
 	g_test_add_func("/agent/events/ring-is-bounded", test_events_ring_is_bounded);
+	g_test_add_func("/agent/spare/is-given-back", test_spare_memory_is_given_back);
 	return g_test_run();
 }
