@@ -1,9 +1,9 @@
 /* encode.c - the pages of an epoch, coded once and sent to each backup that needs just that.
  *
- *   region r:   epoch's pages before the cursors ──XOR with the shadow──►  backups whose cursor is behind them
+ *   region r:   epoch's pages before the cursors ──words that differ───►  backups whose cursor is behind them
  *               each window at a cursor          ──literally──►            backups with that cursor
  *
- *  S7 Pages go out strictly ascending by (region, page), for each backup: region after region, in each first XOR (before its cursor), then
+ *  S7 Pages go out strictly ascending by (region, page), for each backup: region after region, in each first the words (before its cursor), then
  *     its window (behind it).
  *  T1 A chunk is encoded once and sent to every backup that needs just that: chunks are cut where the set of receivers changes.
  *  T7 An epoch carries as much filling as keeps it at about a quarter of the time between two epochs (of a second at most; FILL_TIME at least) to encode
@@ -64,16 +64,16 @@ static host_mask peers_with(const struct source *s, unsigned region, uint64_t pa
 	return m;
 }
 
-static bool encode_xor(struct source *s, unsigned region)
+static bool encode_words(struct source *s, unsigned region)
 {
 	const struct source_pages *pages = &s->epoch.region[region];
 	s->receivers = 0;
-	delta_begin(s->encoder, region, DELTA_XOR);
+	delta_begin(s->encoder, region, DELTA_WORDS);
 	for (size_t i = 0; i < pages->count; i++) {
 		host_mask to = peers_with(s, region, pages->index[i]);
 		if (!to)
 			break;    /* no cursor is behind this page, nor behind a later one */
-		if (!shadow_sound(s, region, pages->index[i]) || !page_for(s, to, region, DELTA_XOR))
+		if (!shadow_sound(s, region, pages->index[i]) || !page_for(s, to, region, DELTA_WORDS))
 			return false;
 		const uint8_t *reference = image_page(s->shadow, region, pages->index[i]);
 		delta_add(s->encoder, pages->index[i], pages->data[i], reference, region > 0 && !reference);
@@ -166,7 +166,7 @@ bool source_encode(struct source *s)
 	g_autoptr(GPtrArray) windows = plan_windows(s);
 	bool ok = true;
 	for (unsigned r = 0; ok && r < s->shape.regions; r++) {
-		ok = encode_xor(s, r);
+		ok = encode_words(s, r);
 		for (guint i = 0; ok && i < windows->len; i++) {
 			struct window *w = g_ptr_array_index(windows, i);
 			ok = encode_window(s, r, w->from, w->to, w->list[r], w->receivers);

@@ -5,7 +5,7 @@
  *             from         to
  *
  * A backup that is being filled starts with an empty image and a cursor at the start. Each epoch carries
- *   before the cursor   the epoch's pages as XOR: the backup has what the shadow has;
+ *   before the cursor   of the epoch's pages the words that differ: the backup has what the shadow has;
  *   in the window       the epoch's pages, and of the others those that the shadow has, literally: the backup has none of them;
  *   behind the window   nothing: what is there comes in a later window, as it is then.
  * The cursor moves to the window's end when the epoch is committed, and stays if it is not. So at each commit: image = shadow before the cursor,

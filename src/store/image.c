@@ -488,21 +488,23 @@ void image_put(struct image *image, unsigned region, uint64_t page, const uint8_
 		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
 }
 
-bool image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
+const uint8_t *image_patch(struct image *image, unsigned region, uint64_t page, const uint8_t *map, const uint8_t *words)
 {
 	struct region *r = &image->region[region];
 	uint8_t *at = r->base + page * VCFT_PAGE_SIZE;
 	if (!image_sound(image, region, page))
-		return false;
-	if (has_content(r, page)) {
-		g_mutex_lock(&image->lock);
-		delta_xor(at, at, data);
-		r->sum[page] = GUINT64_TO_LE(sum_page(at, page));
-		g_mutex_unlock(&image->lock);
-	} else {
+		return NULL;
+	if (!has_content(r, page)) {
+		uint8_t data[VCFT_PAGE_SIZE] = { 0 };
+		words = unpack_page(data, map, words);
 		image_put(image, region, page, data);
+		return words;
 	}
-	return true;
+	g_mutex_lock(&image->lock);
+	words = unpack_page(at, map, words);
+	r->sum[page] = GUINT64_TO_LE(sum_page(at, page));
+	g_mutex_unlock(&image->lock);
+	return words;
 }
 
 void image_hash_ram(const struct image *image, uint64_t ret_hash[2])

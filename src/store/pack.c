@@ -1,8 +1,9 @@
-/* pack.c - a page of XOR bytes as the words that are not zero: most pages of an epoch have few.
+/* pack.c - a page as the words that differ from its reference: most pages of an epoch have few.
  *
- *   page (512 words) ──► map: 64 bytes, bit k of byte i for word 8 i + k        words: those that are not zero, in order, 8 bytes each
+ *   page (512 words) ──► map: 64 bytes, bit k of byte i for word 8 i + k        words: those that differ, as they are in the page, in order
  *
- * What is left to be compressed is short, and has no rows of zeros for zstd to find one by one. A word goes as it lies in memory. Thread: any. */
+ * What is left to be compressed is short, and has no rows of zeros for zstd to find one by one. The words themselves, not what they differ by: a program
+ * writes what looks like what it wrote before, and that is lost when it is mixed with what was there (XOR). Thread: any. */
 #include "store/store-private.h"
 
 #include <string.h>
@@ -14,22 +15,22 @@ typedef uint64_t lane __attribute__((vector_size(64), aligned(1), may_alias));
 
 static_assert(LANES == PACK_MAP, "a byte of the map is a lane of the page");
 
-/* One more word than those that are not zero is written. Without branches, but for a lane that is full: a page of new content has 64 of them. */
-static size_t pack_lane(const lane *x, uint8_t *words, uint8_t *ret_bits)
+/* One more word than those that differ is written. Without branches, but for a lane that is full: a page of new content has 64 of them. */
+static size_t pack_lane(const lane *data, const lane *difference, uint8_t *words, uint8_t *ret_bits)
 {
 	size_t n = 0;
 	unsigned bits = 0;
 	for (unsigned k = 0; k < LANE_WORDS; k++)
-		bits |= (unsigned)((*x)[k] != 0) << k;
+		bits |= (unsigned)((*difference)[k] != 0) << k;
 	*ret_bits = (uint8_t)bits;
 	if (bits == (1u << LANE_WORDS) - 1) {
-		memcpy(words, x, sizeof *x);
-		return sizeof *x;
+		memcpy(words, data, sizeof *data);
+		return sizeof *data;
 	}
 	for (unsigned k = 0; k < LANE_WORDS; k++) {
-		uint64_t w = (*x)[k];
+		uint64_t w = (*data)[k];
 		memcpy(words + n, &w, sizeof w);
-		n += w ? sizeof w : 0;
+		n += (*difference)[k] ? sizeof w : 0;
 	}
 	return n;
 }
@@ -44,7 +45,7 @@ size_t pack_page(uint8_t *map, uint8_t *words, const uint8_t *data, const uint8_
 		if (b)
 			x ^= b[i];
 		if (x[0] | x[1] | x[2] | x[3] | x[4] | x[5] | x[6] | x[7])
-			n += pack_lane(&x, words + n, &map[i]);
+			n += pack_lane(&a[i], &x, words + n, &map[i]);
 	}
 	return n;
 }
@@ -59,7 +60,6 @@ size_t pack_bytes(const uint8_t *map)
 
 const uint8_t *unpack_page(uint8_t *page, const uint8_t *map, const uint8_t *words)
 {
-	memset(page, 0, VCFT_PAGE_SIZE);
 	for (size_t i = 0; i < LANES; i++, page += sizeof(lane)) {
 		if (map[i] == (1u << LANE_WORDS) - 1) {
 			memcpy(page, words, sizeof(lane));

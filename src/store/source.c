@@ -279,13 +279,9 @@ static void begin_epoch(struct source *s, struct peer *p)
 	peer_put_bytes(p, out, stream_put_epoch(out, &m), true);
 }
 
-static void put_message(struct source *s, enum message_type type, const void *data, size_t n)
+static void put_bytes(struct source *s, enum message_type type, const void *data, size_t n)
 {
-	uint8_t *all = g_malloc(MESSAGE_HEADER_BYTES + n);
-	message_header_encode(all, type, n);
-	if (n)
-		memcpy(all + MESSAGE_HEADER_BYTES, data, n);
-	g_autoptr(GBytes) message = g_bytes_new_take(all, MESSAGE_HEADER_BYTES + n);
+	g_autoptr(GBytes) message = delta_bytes(s->encoder, type, data, n);
 	source_put(s, ~UINT64_C(0), message, 0);
 }
 
@@ -354,7 +350,7 @@ static bool send_epoch(struct source *s)
 		begin_epoch(s, source_peer(s, i));
 	if (failed_peers(s) || !source_encode(s))
 		return false;
-	put_message(s, MESSAGE_DEVICES, s->epoch.devices, s->epoch.devices_bytes);
+	put_bytes(s, MESSAGE_DEVICES, s->epoch.devices, s->epoch.devices_bytes);
 	pump(s, false);
 	if (!reserve_shadow(s) || !wait_record(s))
 		return false;
@@ -362,7 +358,7 @@ static bool send_epoch(struct source *s)
 	const void *record = g_bytes_get_data(s->record_sent, &n);
 	if (!fits(s, "record", n))
 		return false;
-	put_message(s, MESSAGE_CHANNEL, record, n);
+	put_bytes(s, MESSAGE_CHANNEL, record, n);
 	for (guint i = 0; i < s->peers->len; i++)
 		end_epoch(s, source_peer(s, i));
 	return wait_acks(s);

@@ -2,7 +2,8 @@
  *
  *   EPOCH ──► PAGES PAGES ... ──► DEVICES ──► CHANNEL ──► EPOCH_END        complete: totals and checksum are right (S2)
  *
- * Pages wait decoded, as XOR bytes or literally: committing is a pass of memory, and needs nothing that could be missing. Nothing here looks at the image before that.
+ * Pages wait decoded, as words that change or whole: committing is a pass of memory, and needs nothing that could be missing. Nothing here looks at the
+ * image before that.
  *
  *  S2 A stage is complete only if every chunk decoded, totals and checksum are right.
  *  S7 Pages come strictly ascending by (region, page) over the whole epoch: none comes twice, so a stage is never larger than the VM.
@@ -84,7 +85,7 @@ static enum store_status on_epoch(struct stage *s, const uint8_t *payload, size_
 static uint64_t chunk_sum(const struct delta_chunk *c)
 {
 	uint64_t fields = (uint64_t)c->region << 48 | (uint64_t)c->kind << 32 | c->count;
-	return sum_number(XXH3_64bits(c->data, (size_t)c->count * VCFT_PAGE_SIZE)) + XXH3_64bits(c->index, c->count * sizeof *c->index) + sum_number(fields);
+	return sum_number(XXH3_64bits(c->data, c->bytes)) + XXH3_64bits(c->index, c->count * sizeof *c->index) + sum_number(fields);
 }
 
 static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder, const uint8_t *payload, size_t n)
@@ -92,7 +93,7 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 	struct delta_header h;
 	if (!delta_peek(payload, n, &s->shape, &h))
 		return STORE_BAD_MESSAGE;
-	if (!take_room(s, (size_t)h.count * (VCFT_PAGE_SIZE + 8) + sizeof(struct delta_chunk)))
+	if (!take_room(s, h.raw_bytes + (size_t)h.count * 8 + sizeof(struct delta_chunk)))
 		return STORE_NO_ROOM;
 	enum store_status status;
 	struct delta_chunk *c = delta_decode(decoder, payload, n, &s->shape, &status);
@@ -108,13 +109,17 @@ static enum store_status on_pages(struct stage *s, struct delta_decoder *decoder
 	return STORE_OK;
 }
 
-static enum store_status on_bytes(struct stage *s, GBytes **ret, uint64_t *ret_sum, const uint8_t *payload, size_t n)
+static enum store_status on_bytes(struct stage *s, struct delta_decoder *decoder, GBytes **ret, uint64_t *ret_sum, const uint8_t *payload, size_t n)
 {
-	if (!take_room(s, n))
+	size_t bytes;
+	enum store_status status;
+	if (!delta_peek_bytes(payload, n, &bytes))
+		return STORE_BAD_MESSAGE;
+	if (!take_room(s, bytes))
 		return STORE_NO_ROOM;
-	*ret = g_bytes_new(payload, n);
+	*ret = delta_read_bytes(decoder, payload, n, bytes, &status);
 	*ret_sum = store_bytes_sum(*ret);
-	return STORE_OK;
+	return *ret ? STORE_OK : status;
 }
 
 static enum store_status on_end(struct stage *s, const uint8_t *header, const uint8_t *payload, size_t n)
@@ -163,8 +168,8 @@ enum store_status stage_message(struct stage *s, struct delta_decoder *decoder, 
 	switch (type) {
 	case MESSAGE_EPOCH: status = on_epoch(s, payload, n); break;
 	case MESSAGE_PAGES: status = on_pages(s, decoder, payload, n); break;
-	case MESSAGE_DEVICES: status = on_bytes(s, &s->devices, &s->devices_sum, payload, n); break;
-	case MESSAGE_CHANNEL: status = on_bytes(s, &s->record, &s->record_sum, payload, n); break;
+	case MESSAGE_DEVICES: status = on_bytes(s, decoder, &s->devices, &s->devices_sum, payload, n); break;
+	case MESSAGE_CHANNEL: status = on_bytes(s, decoder, &s->record, &s->record_sum, payload, n); break;
 	case MESSAGE_EPOCH_END: status = on_end(s, header, payload, n); break;
 	default: break;
 	}
@@ -193,13 +198,12 @@ static gboolean apply_chunk(const struct delta_chunk *c, struct image *image, GE
 {
 	if (c->sum != chunk_sum(c))
 		return fail_damaged(error);
-	for (uint32_t k = 0; k < c->count; k++) {
-		const uint8_t *data = c->data + (size_t)k * VCFT_PAGE_SIZE;
+	const uint8_t *words = c->data + (size_t)c->count * PACK_MAP;
+	for (uint32_t k = 0; k < c->count; k++)
 		if (c->kind == DELTA_LITERAL)
-			image_put(image, c->region, c->index[k], data);
-		else if (!image_xor(image, c->region, c->index[k], data))
+			image_put(image, c->region, c->index[k], c->data + (size_t)k * VCFT_PAGE_SIZE);
+		else if (!(words = image_patch(image, c->region, c->index[k], c->data + (size_t)k * PACK_MAP, words)))
 			return image_intact(image, error);
-	}
 	return TRUE;
 }
 

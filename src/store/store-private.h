@@ -11,10 +11,10 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define STORE_CHUNK_PAGES 256u
+#define STORE_CHUNK_PAGES 64u
 #define STORE_CHUNK_RAW ((size_t)STORE_CHUNK_PAGES * VCFT_PAGE_SIZE)
 #define STORE_PAGES_HEADER 24u
-#define STORE_DEVICES_MAX 67108864u   /* DEVICES and CHANNEL, as in the table of messages */
+#define STORE_DEVICES_MAX (63u << 20)   /* bytes of device state or record */
 
 /* Why a backup refused; goes over the wire. Numbers are never used twice. */
 enum store_status {
@@ -52,9 +52,11 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 uint64_t image_ram_pages(const struct image *image);
 /* How many of the pages image_reserve() would have to take. */
 size_t image_missing(const struct image *image, unsigned region, const uint64_t *index, size_t count);
-/* Assign a reserved page, or XOR it (a page without content counts as zero); false: it is damaged, and as it was (I5). */
+/* Assign a reserved page. */
 void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
-bool image_xor(struct image *image, unsigned region, uint64_t page, const uint8_t *data);
+/* Put the words that the map names (pack.c) into a reserved page; one without content counts as zero. Returns the end of the words; NULL: the page is
+ * damaged, and as it was (I5). */
+const uint8_t *image_patch(struct image *image, unsigned region, uint64_t page, const uint8_t *map, const uint8_t *words);
 /* I5: the page is as it was put, or has no content. False: from now on image_intact() is false. */
 bool image_sound(struct image *image, unsigned region, uint64_t page);
 /* A page of RAM with content is zero and was put so: nothing is lost by leaving it out. */
@@ -70,25 +72,26 @@ gboolean image_set_disks_writable(struct image *image, bool writable, GError **e
 /* Unlink what image_open() would find. */
 void image_remove_files(const struct image_spec *spec);
 
-/* ---- pack.c: the words of a page that are not zero ---- */
+/* ---- pack.c: the words of a page that differ from its reference ---- */
 #define PACK_MAP 64u                                                        /* bytes of a page's map */
 #define PACK_ROOM (VCFT_PAGE_SIZE + sizeof(uint64_t))                       /* bytes that pack_page() may write to `words` */
 
-/* The words of data ^ reference (NULL: zero); returns their bytes, 0: no difference. */
+/* The words of data that are others in reference (NULL: zero); returns their bytes, 0: no difference. */
 size_t pack_page(uint8_t *map, uint8_t *words, const uint8_t *data, const uint8_t *reference);
 /* How many bytes of words go with that map. */
 size_t pack_bytes(const uint8_t *map);
-/* The page again; returns the end of its words. */
+/* Put them into the page, which is as the reference was; returns the end of its words. */
 const uint8_t *unpack_page(uint8_t *page, const uint8_t *map, const uint8_t *words);
 
 /* ---- delta.c: chunks of pages ---- */
-enum delta_kind { DELTA_XOR = 1, DELTA_LITERAL = 2 };
+enum delta_kind { DELTA_WORDS = 1, DELTA_LITERAL = 2 };
 
 /* A decoded chunk, as it waits in a stage. */
 struct delta_chunk {
 	uint32_t region, kind, count;
 	uint64_t *index;        /* count page numbers, ascending */
-	uint8_t *data;          /* count pages */
+	uint8_t *data;          /* WORDS: count maps, then their words; LITERAL: count pages */
+	size_t bytes;           /* of data */
 	uint64_t sum;           /* of all above (I6) */
 };
 void delta_chunk_free(struct delta_chunk *chunk);
@@ -98,7 +101,7 @@ struct delta_encoder *delta_encoder_new(void);
 void delta_encoder_free(struct delta_encoder *e);
 /* Start a chunk. */
 void delta_begin(struct delta_encoder *e, uint32_t region, enum delta_kind kind);
-/* Add a page; XOR: against reference (NULL: zero), and one without a difference is left out unless keep. LITERAL: as it is. */
+/* Add a page; WORDS: against reference (NULL: zero), and one without a difference is left out unless keep. LITERAL: as it is. */
 void delta_add(struct delta_encoder *e, uint64_t page, const uint8_t *data, const uint8_t *reference, bool keep);
 unsigned delta_count(const struct delta_encoder *e);
 /* The whole message PAGES, header included; NULL if no page was added. The encoder is empty again. */
@@ -113,9 +116,13 @@ bool delta_peek(const uint8_t *payload, size_t n, const struct store_shape *shap
 /* Decode a payload that delta_peek() accepted. NULL: refused, *ret_status says why. */
 struct delta_chunk *delta_decode(struct delta_decoder *d, const uint8_t *payload, size_t n, const struct store_shape *shape,
                                  enum store_status *ret_status);
+/* The whole message DEVICES or CHANNEL. */
+GBytes *delta_bytes(struct delta_encoder *e, enum message_type type, const void *data, size_t n);
+/* How many bytes such a payload has by what it says of itself; false: refused. */
+bool delta_peek_bytes(const uint8_t *payload, size_t n, size_t *ret_bytes);
+/* They themselves. NULL: refused, *ret_status says why. */
+GBytes *delta_read_bytes(struct delta_decoder *d, const uint8_t *payload, size_t n, size_t bytes, enum store_status *ret_status);
 bool delta_is_zero(const uint8_t *page);
-/* out = a ^ b over a page. */
-void delta_xor(uint8_t *out, const uint8_t *a, const uint8_t *b);
 
 /* ---- stream.c: the other messages ---- */
 #define STREAM_MESSAGE_MAX (MESSAGE_HEADER_BYTES + 112u)

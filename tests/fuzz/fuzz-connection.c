@@ -83,7 +83,7 @@ static void put_pages(struct stream *s, struct input *in)
 	uint8_t page[VCFT_PAGE_SIZE];
 	struct delta_encoder *e = delta_encoder_new();
 	uint64_t mask = take(in, 1);
-	delta_begin(e, (uint32_t)(mask >> 7), mask & 0x40 ? DELTA_XOR : DELTA_LITERAL);
+	delta_begin(e, (uint32_t)(mask >> 7), mask & 0x40 ? DELTA_WORDS : DELTA_LITERAL);
 	for (uint64_t i = 0; i < 6; i++) {
 		if (!(mask >> i & 1))
 			continue;
@@ -100,10 +100,10 @@ static void put_pages(struct stream *s, struct input *in)
 
 static void put_payload(struct stream *s, enum message_type type, struct input in)
 {
-	uint8_t header[MESSAGE_HEADER_BYTES];
-	message_header_encode(header, type, in.left);
-	put(s, header, sizeof header, true);
-	put(s, in.at, in.left, true);
+	struct delta_encoder *e = delta_encoder_new();
+	g_autoptr(GBytes) message = delta_bytes(e, type, in.at, in.left);
+	put(s, g_bytes_get_data(message, NULL), g_bytes_get_size(message), true);
+	delta_encoder_free(e);
 }
 
 static void put_end(struct stream *s, struct input *in)

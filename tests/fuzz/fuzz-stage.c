@@ -3,7 +3,8 @@
  *   input ──► messages ──► stage ──complete──► image        and beside it an oracle: plain arrays, byte by byte
  *
  * Input: records of u8 type, u16 length, payload. EPOCH, a sound EPOCH_END and the compression of pages are made here, or nothing would come through:
- *   0 PAGES as given   1 PAGES: header and numbers as given, the rest is compressed here   2 DEVICES   3 CHANNEL   4 EPOCH_END as given   5 a sound one */
+ *   0 PAGES as given   1 PAGES: header and numbers as given, the rest is compressed here   2 DEVICES   3 CHANNEL   4 EPOCH_END as given   5 a sound one
+ * DEVICES and CHANNEL: u8 whether as given, else compressed here. */
 #include "fuzz-image.h"
 
 #include <zstd.h>
@@ -48,13 +49,14 @@ static void note_chunk(struct bench *b)
 {
 	const struct delta_chunk *c = stage_last_chunk(b->stage);
 	demand(c->region < 2 && c->count >= 1 && c->count <= STORE_CHUNK_PAGES);
+	const uint8_t *next = c->data + (c->kind == DELTA_WORDS ? c->count * PACK_MAP : 0);
 	for (uint32_t i = 0; i < c->count; i++) {
 		demand(c->index[i] < RAM_PAGES && (!i || c->index[i] > c->index[i - 1]));
-		for (size_t k = 0; k < VCFT_PAGE_SIZE; k++) {
-			uint8_t *at = &b->want[c->region][c->index[i]][k];
-			*at = (uint8_t)((c->kind == DELTA_XOR ? *at : 0) ^ c->data[i * VCFT_PAGE_SIZE + k]);
-		}
+		for (size_t k = 0; k < VCFT_PAGE_SIZE; k++)
+			if (c->kind == DELTA_LITERAL || c->data[i * PACK_MAP + k / 64] >> k / 8 % 8 & 1)
+				b->want[c->region][c->index[i]][k] = *next++;
 	}
+	demand(next == c->data + c->bytes);
 	b->pages += c->count;
 	b->chunks++;
 	demand(image_reserve(b->image, c->region, c->index, c->count, NULL));
@@ -72,7 +74,7 @@ static enum store_status feed_pages(struct bench *b, const uint8_t *payload, siz
 static size_t raw_bytes(const uint8_t *raw, uint32_t kind, uint32_t count, size_t odd)
 {
 	size_t n = (size_t)count * PACK_MAP;
-	if (kind != DELTA_XOR)
+	if (kind != DELTA_WORDS)
 		return (size_t)count * VCFT_PAGE_SIZE;
 	for (uint32_t i = 0; i < count; i++)
 		n += pack_bytes(raw + i * PACK_MAP);
@@ -106,6 +108,19 @@ static enum store_status feed_end(struct bench *b)
 	return feed(b, MESSAGE_EPOCH_END, out + MESSAGE_HEADER_BYTES, n - MESSAGE_HEADER_BYTES);
 }
 
+static enum store_status feed_bytes(struct bench *b, enum message_type type, struct input in)
+{
+	if (take(&in, 1))
+		return in.left >= 9 ? feed(b, type, in.at, in.left) : STORE_BAD_MESSAGE;
+	size_t room = ZSTD_compressBound(in.left);
+	g_autofree uint8_t *out = g_malloc(room);
+	enum store_status status = feed(b, type, out, ZSTD_compress(out, room, in.at, in.left, 1));
+	GBytes *got = type == MESSAGE_DEVICES ? stage_devices(b->stage) : NULL;
+	if (status == STORE_OK && got)
+		demand(g_bytes_get_size(got) == in.left && memcmp(g_bytes_get_data(got, NULL), in.at, in.left) == 0);
+	return status;
+}
+
 static enum store_status feed_record(struct bench *b, struct input *in)
 {
 	uint64_t type = take(in, 1) % 6;
@@ -114,8 +129,8 @@ static enum store_status feed_record(struct bench *b, struct input *in)
 	switch (type) {
 	case 0: return feed_pages(b, payload, n);
 	case 1: return feed_compressed(b, (struct input){ payload, n });
-	case 2: return feed(b, MESSAGE_DEVICES, payload, n);
-	case 3: return feed(b, MESSAGE_CHANNEL, payload, n);
+	case 2: return feed_bytes(b, MESSAGE_DEVICES, (struct input){ payload, n });
+	case 3: return feed_bytes(b, MESSAGE_CHANNEL, (struct input){ payload, n });
 	case 4: return n == 56 ? feed(b, MESSAGE_EPOCH_END, payload, n) : STORE_BAD_MESSAGE;
 	default: return feed_end(b);
 	}

@@ -48,7 +48,7 @@ static void code(const char *name, const uint8_t *data, const uint8_t *reference
 		bytes = 0;
 		for (unsigned p = 0; p < PAGES;) {
 			nsec_t start = cpu_now();
-			delta_begin(e, 0, DELTA_XOR);
+			delta_begin(e, 0, DELTA_WORDS);
 			for (unsigned k = 0; k < STORE_CHUNK_PAGES; k++, p++)
 				delta_add(e, p, data + (size_t)p * VCFT_PAGE_SIZE, reference + (size_t)p * VCFT_PAGE_SIZE, false);
 			g_autoptr(GBytes) m = delta_finish(e);

@@ -138,19 +138,20 @@ static void base_of_a_delta_is_checked(void)
 	};
 	for (unsigned i = 0; i < 400; i++) {
 		struct one o;
-		uint8_t delta[VCFT_PAGE_SIZE] = { 1, 2, 3 }, before[VCFT_PAGE_SIZE];
+		const uint8_t map[PACK_MAP] = { 1 }, words[] = { 1, 2, 3, 4, 5, 6, 7, 8 }, none[VCFT_PAGE_SIZE] = { 0 };
+		uint8_t before[VCFT_PAGE_SIZE];
 		unsigned k = i % G_N_ELEMENTS(parts), region = parts[k].region;
 		uint64_t page = below(parts[k].pages), other = (page + 1) % 16;
 		one_open(&o);
 		g_assert_true(image_reserve(o.image, region, &page, 1, NULL));
 		flip_file(o.dir, parts[k].file, page * parts[k].bits_a_page + below(parts[k].bits_a_page));
-		g_assert_true(image_xor(o.image, region, other, delta));
+		g_assert_true(image_patch(o.image, region, other, map, words) == words + sizeof words);
 		g_assert_true(image_sound(o.image, region, other));
 		const uint8_t *is = image_page(o.image, region, page);
-		memcpy(before, is ? is : delta, sizeof before);
-		g_assert_false(image_xor(o.image, region, page, delta));
+		memcpy(before, is ? is : none, sizeof before);
+		g_assert_null(image_patch(o.image, region, page, map, words));
 		is = image_page(o.image, region, page);
-		g_assert_cmpmem(is ? is : delta, VCFT_PAGE_SIZE, before, VCFT_PAGE_SIZE);
+		g_assert_cmpmem(is ? is : none, VCFT_PAGE_SIZE, before, VCFT_PAGE_SIZE);
 		g_assert_false(image_intact(o.image, NULL));
 		one_close(&o);
 	}
@@ -225,11 +226,11 @@ static void flip_stage(const struct stage *stage, enum part part)
 	if (part == PART_DEVICES)
 		flip(g_bytes_get_data(stage_devices(stage), NULL), below(g_bytes_get_size(stage_devices(stage)) * 8));
 	else if (part == PART_DATA)
-		flip(c->data, below((uint64_t)c->count * VCFT_PAGE_SIZE * 8));
+		flip(c->data, below(c->bytes * 8));
 	else if (part == PART_INDEX)
 		flip(c->index, below(c->count) * 64);
 	else if (part == PART_KIND)
-		((struct delta_chunk *)c)->kind ^= DELTA_XOR ^ DELTA_LITERAL;
+		((struct delta_chunk *)c)->kind ^= DELTA_WORDS ^ DELTA_LITERAL;
 	else
 		flip(&c->sum, below(64));
 }

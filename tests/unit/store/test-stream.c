@@ -104,10 +104,10 @@ static void put_pages(struct rig *rig, unsigned region, enum delta_kind kind, ui
 
 static void put_text(struct rig *rig, enum message_type type, const char *text)
 {
-	uint8_t header[MESSAGE_HEADER_BYTES];
-	message_header_encode(header, type, strlen(text));
-	put(rig, header, sizeof header, true);
-	put(rig, text, strlen(text), true);
+	struct delta_encoder *e = delta_encoder_new();
+	g_autoptr(GBytes) message = delta_bytes(e, type, text, strlen(text));
+	put(rig, g_bytes_get_data(message, NULL), g_bytes_get_size(message), true);
+	delta_encoder_free(e);
 }
 
 static void put_end(struct rig *rig)
@@ -129,7 +129,7 @@ static void put_good(struct rig *rig)
 	put_open(rig, good_open());
 	put_epoch(rig, 5, 11, 10);
 	put_pages(rig, 0, DELTA_LITERAL, 3, 2);
-	put_pages(rig, 1, DELTA_XOR, 7, 1);
+	put_pages(rig, 1, DELTA_WORDS, 7, 1);
 	put_tail(rig);
 }
 
@@ -312,7 +312,7 @@ static void test_K3_replace(void)
 	again.base.n = 11;
 	put_open(rig, again);
 	put_epoch(rig, 5, 12, 11);
-	put_pages(rig, 0, DELTA_XOR, 3, 1);
+	put_pages(rig, 0, DELTA_WORDS, 3, 1);
 	put_tail(rig);
 	g_assert_cmpint(talk_all(rig), ==, STORE_OK);
 	put_open(rig, again);
@@ -365,9 +365,9 @@ static int try_pages(struct rig *rig, size_t at, uint32_t value)
 static void test_C1_pages(void)
 {
 	static const struct { size_t at; uint32_t value; } bad[] = {
-		{ 0, 2 }, { 0, UINT32_MAX }, { 4, 0 }, { 4, 3 }, { 8, 0 }, { 8, 1 }, { 8, 3 }, { 8, 257 }, { 8, UINT32_MAX }, { 12, 1 },
+		{ 0, 2 }, { 0, UINT32_MAX }, { 4, 0 }, { 4, 3 }, { 8, 0 }, { 8, 1 }, { 8, 3 }, { 8, STORE_CHUNK_PAGES + 1 }, { 8, UINT32_MAX }, { 12, 1 },
 		{ 12, UINT32_MAX }, { 16, 4096 }, { 16, UINT32_MAX }, { 20, 1 }, { 24, 6 }, { 24, 7 }, { 24, RAM_PAGES }, { 28, 1 }, { 32, RAM_PAGES },
-		{ 32, 5 }, { 32, 4 }, { 36, 0x80000000 }, { 40, 0 }, { 4, DELTA_XOR },
+		{ 32, 5 }, { 32, 4 }, { 36, 0x80000000 }, { 40, 0 }, { 4, DELTA_WORDS },
 	};
 	struct rig *rig = rig_new();
 	g_assert_cmpint(try_pages(rig, 4, DELTA_LITERAL), ==, STORE_OK);
@@ -386,7 +386,7 @@ static int try_words(struct rig *rig, size_t bytes)
 	uint8_t raw[PACK_MAP + 64] = { 0x81 }, message[512];
 	size_t head = MESSAGE_HEADER_BYTES + STORE_PAGES_HEADER + 8;
 	size_t n = ZSTD_compress(message + head, sizeof message - head, raw, bytes, 1);
-	const uint32_t fields[] = { 0, DELTA_XOR, 1, (uint32_t)n, (uint32_t)bytes, 0, 5, 0 };
+	const uint32_t fields[] = { 0, DELTA_WORDS, 1, (uint32_t)n, (uint32_t)bytes, 0, 5, 0 };
 	struct wire_writer w = wire_writer(message + MESSAGE_HEADER_BYTES, STORE_PAGES_HEADER + 8);
 	for (size_t i = 0; i < G_N_ELEMENTS(fields); i++)
 		wire_put_u32(&w, fields[i]);
@@ -411,6 +411,51 @@ static void test_C1_words(void)
 	rig_free(rig);
 }
 
+static int try_devices(struct rig *rig, const uint8_t *payload, size_t n)
+{
+	uint8_t header[MESSAGE_HEADER_BYTES];
+	message_header_encode(header, MESSAGE_DEVICES, n);
+	put_open(rig, good_open());
+	put_epoch(rig, 5, 11, 10);
+	put(rig, header, sizeof header, true);
+	put(rig, payload, n, true);
+	put_text(rig, MESSAGE_CHANNEL, "rec");
+	put_end(rig);
+	return talk_all(rig);
+}
+
+static size_t frame_of(uint8_t *out, size_t room, const void *data, size_t n, bool tells_size)
+{
+	ZSTD_CCtx *c = ZSTD_createCCtx();
+	ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, tells_size);
+	size_t bytes = ZSTD_compress2(c, out, room, data, n);
+	ZSTD_freeCCtx(c);
+	return bytes;
+}
+
+/* Device state and record: one frame, no more and no less, that tells its size. */
+static void test_C1_bytes(void)
+{
+	struct rig *rig = rig_new();
+	uint8_t frame[256] = { 0 }, text[100] = "state";
+	size_t n = frame_of(frame, sizeof frame, text, sizeof text, true);
+	g_assert_cmpint(try_devices(rig, frame, n), ==, STORE_OK);
+	g_assert_cmpint(try_devices(rig, frame, n + 1), ==, STORE_BAD_MESSAGE);
+	for (size_t cut = 9; cut < n; cut++)
+		g_assert_cmpint(try_devices(rig, frame, cut), ==, STORE_BAD_MESSAGE);
+	memcpy(frame + n, frame, n);
+	g_assert_cmpint(try_devices(rig, frame, 2 * n), ==, STORE_BAD_MESSAGE);
+	g_assert_cmpint(try_devices(rig, text, sizeof text), ==, STORE_BAD_MESSAGE);
+	n = frame_of(frame, sizeof frame, text, sizeof text, false);
+	g_assert_cmpint(try_devices(rig, frame, n), ==, STORE_BAD_MESSAGE);
+	for (size_t over = 0; over < 2; over++) {
+		size_t bytes = STORE_DEVICES_MAX + over, room = ZSTD_compressBound(bytes);
+		g_autofree uint8_t *zeros = g_malloc0(bytes), *out = g_malloc(room);
+		g_assert_cmpint(try_devices(rig, out, frame_of(out, room, zeros, bytes, true)), ==, over ? STORE_BAD_MESSAGE : STORE_OK);
+	}
+	rig_free(rig);
+}
+
 static void test_S7_ascending(void)
 {
 	static const struct { unsigned region, first; } second[] = { { 0, 10 }, { 0, 11 }, { 0, 9 }, { 0, 0 } };
@@ -418,15 +463,15 @@ static void test_S7_ascending(void)
 	for (size_t i = 0; i < G_N_ELEMENTS(second); i++) {
 		put_open(rig, good_open());
 		put_epoch(rig, 5, 11, 10);
-		put_pages(rig, 0, DELTA_XOR, 10, 2);
+		put_pages(rig, 0, DELTA_WORDS, 10, 2);
 		put_pages(rig, second[i].region, DELTA_LITERAL, second[i].first, 1);
 		put_tail(rig);
 		g_assert_cmpint(talk_all(rig), ==, STORE_BAD_ORDER);
 	}
 	put_open(rig, good_open());
 	put_epoch(rig, 5, 11, 10);
-	put_pages(rig, 1, DELTA_XOR, 10, 2);
-	put_pages(rig, 0, DELTA_XOR, 12, 2);
+	put_pages(rig, 1, DELTA_WORDS, 10, 2);
+	put_pages(rig, 0, DELTA_WORDS, 12, 2);
 	put_tail(rig);
 	g_assert_cmpint(talk_all(rig), ==, STORE_BAD_ORDER);
 	check_untouched(rig, 10, 0);
@@ -445,7 +490,7 @@ static void test_S2_grammar(void)
 			switch (*c) {
 			case 'e': put_epoch(rig, 5, 11, 10); break;
 			case 'o': put_open(rig, good_open()); break;
-			case 'P': put_pages(rig, 0, DELTA_XOR, 0, 1); break;
+			case 'P': put_pages(rig, 0, DELTA_WORDS, 0, 1); break;
 			case 'D': put_text(rig, MESSAGE_DEVICES, "dev"); break;
 			case 'C': put_text(rig, MESSAGE_CHANNEL, "rec"); break;
 			case 'E': put_end(rig); break;
@@ -472,7 +517,7 @@ static void test_S2_totals(void)
 	for (unsigned i = 0; i < 3; i++) {
 		put_open(rig, good_open());
 		put_epoch(rig, 5, 11, 10);
-		put_pages(rig, 0, DELTA_XOR, 0, 3);
+		put_pages(rig, 0, DELTA_WORDS, 0, 3);
 		rig->pages -= i == 0;
 		rig->pages += i == 1;
 		rig->chunks += i == 2;
@@ -512,7 +557,7 @@ static void test_K5_newer_connection(void)
 	uint8_t in[STREAM_ACK_BYTES];
 	put_open(rig, good_open());
 	put_epoch(rig, 5, 11, 10);
-	put_pages(rig, 0, DELTA_XOR, 0, 3);
+	put_pages(rig, 0, DELTA_WORDS, 0, 3);
 	int old = bed_connect(rig->port);
 	bed_send_all(old, rig->out->data, rig->out->len);
 	g_usleep(10000);    /* any pause: the first one is mostly in its epoch then */
@@ -558,7 +603,7 @@ static void test_S7_sender(void)
 	if (g_test_subprocess()) {
 		uint8_t page[VCFT_PAGE_SIZE] = { 1 };
 		struct delta_encoder *e = delta_encoder_new();
-		delta_begin(e, 0, DELTA_XOR);
+		delta_begin(e, 0, DELTA_WORDS);
 		delta_add(e, 5, page, NULL, false);
 		delta_add(e, 5, page, NULL, false);
 		return;
@@ -582,6 +627,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/stream/K3/replace", test_K3_replace);
 	g_test_add_func("/stream/C1/pages", test_C1_pages);
 	g_test_add_func("/stream/C1/words", test_C1_words);
+	g_test_add_func("/stream/C1/bytes", test_C1_bytes);
 	g_test_add_func("/stream/S7/ascending", test_S7_ascending);
 	g_test_add_func("/stream/S7/sender", test_S7_sender);
 	g_test_add_func("/stream/garbage", test_garbage);
