@@ -63,7 +63,6 @@ static gboolean on_tick(gpointer data)
 
 void spare_attach(void)
 {
-	kept = UINT64_MAX;
-	most = 0;
+	kept = most = own_memory();
 	g_timeout_add_full(G_PRIORITY_LOW, SPARE_TICK_MS, on_tick, NULL, NULL);
 }

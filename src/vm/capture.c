@@ -34,9 +34,9 @@
 #include <unistd.h>
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
-#define FEW_PAGES 512u        /* K4: room beyond what the last capture had */
+#define FEW_PAGES 256u        /* K4: room beyond what the last capture had */
 #define TURNS 3u              /* K9: one that is under way, one in which something is found, one to be sure */
-#define KEEP_PAGES 1024u      /* K7: buffers up to this size are always kept */
+#define KEEP_PAGES 512u       /* K7: buffers up to this size are always kept */
 #define SMALL_CAPTURES 16u    /* K7: so many running are "small again" */
 
 /* One call of vm_capture(). */

@@ -17,7 +17,8 @@ struct hot {
 	uint8_t *copy;                /* of slot s: page s - 1 of this */
 	uint8_t *unchanged;           /* of slot s: captures running that found it unchanged; HOT_UNCHANGED: it is cooling */
 	uint16_t *free;
-	unsigned slots, free_count;
+	uint64_t *cooling;            /* pages that have become so; some may be cold again */
+	unsigned slots, free_count, cooling_count;
 	uint64_t count;               /* pages in `hot` */
 };
 
@@ -30,7 +31,8 @@ static bool allocate(struct hot *h, uint64_t pages)
 	h->page = calloc(pages, sizeof *h->page);
 	h->unchanged = calloc(h->slots + 1, sizeof *h->unchanged);
 	h->free = calloc(h->slots, sizeof *h->free);
-	return h->copy && h->page && h->unchanged && h->free && bits_init(&h->hot, pages) && bits_init(&h->before, pages) && bits_init(&h->now, pages);
+	h->cooling = calloc(h->slots, sizeof *h->cooling);
+	return h->copy && h->page && h->unchanged && h->free && h->cooling && bits_init(&h->hot, pages) && bits_init(&h->before, pages) && bits_init(&h->now, pages);
 }
 
 struct hot *hot_new(uint64_t pages)
@@ -60,6 +62,7 @@ void hot_free(struct hot *h)
 	free(h->page);
 	free(h->unchanged);
 	free(h->free);
+	free(h->cooling);
 	free(h);
 }
 
@@ -111,13 +114,25 @@ static bool compare(struct hot *h, uint64_t page, const uint8_t *data)
 	if (*unchanged == HOT_UNCHANGED) {
 		bits_remove(&h->hot, page);
 		h->count--;
+		h->cooling[h->cooling_count++] = page;
 	}
 	return same;
+}
+
+/* Those that were cooling before this capture: it had them, or they are protected (H3). */
+static void end_cooling(struct hot *h, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (h->page[h->cooling[i]].slot != NO_SLOT)
+			become_cold(h, h->cooling[i]);
+	h->cooling_count -= count;
+	memmove(h->cooling, h->cooling + count, h->cooling_count * sizeof *h->cooling);
 }
 
 void hot_captured(struct hot *h, struct page_set *set)
 {
 	uint64_t expected = h->count, seen = 0;
+	unsigned cooling = h->cooling_count;
 	size_t kept = 0;
 	bits_clear(&h->now);
 	for (size_t i = 0; i < set->count; i++) {
@@ -136,6 +151,7 @@ void hot_captured(struct hot *h, struct page_set *set)
 	}
 	MUST("H2", seen == expected);
 	set->count = kept;
+	end_cooling(h, cooling);
 	struct page_bits before = h->before;
 	h->before = h->now;
 	h->now = before;

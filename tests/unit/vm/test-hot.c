@@ -47,8 +47,7 @@ static void test_h1_life(void)
 		g_assert_cmpuint(capture_filled(hot, &set, 7, 1, 2), ==, 0);
 	}
 	g_assert_false(bits_has(hot_pages(hot), 7));
-	g_assert_cmpuint(capture_filled(hot, &set, 50, 1, 9), ==, 1);   /* cooling, and not in this one */
-	g_assert_cmpuint(capture_filled(hot, &set, 7, 1, 2), ==, 0);    /* compared once more: cold */
+	g_assert_cmpuint(capture_filled(hot, &set, 7, 1, 2), ==, 0);    /* cooling, compared once more: cold */
 	g_assert_cmpuint(capture_filled(hot, &set, 7, 1, 2), ==, 1);    /* a page like any other */
 	hot_free(hot);
 	page_set_free(&set);
@@ -69,6 +68,13 @@ static void test_h5_limit(void)
 	g_assert_cmpuint(bits_count(hot_pages(large)), ==, 0);
 	for (unsigned i = 0; i < HOT_AFTER; i++)
 		capture_filled(large, &set, 20000, HOT_MAX, (int)i);        /* their room is free again */
+	g_assert_cmpuint(bits_count(hot_pages(large)), ==, HOT_MAX);
+	for (unsigned i = 0; i <= HOT_UNCHANGED; i++)                   /* changed, unchanged */
+		capture_filled(large, &set, 20000, HOT_MAX, 77);
+	g_assert_cmpuint(bits_count(hot_pages(large)), ==, 0);
+	capture_filled(large, &set, 7, 1, 1);                           /* cooling, and none of them is in this one: cold */
+	for (unsigned i = 0; i < HOT_AFTER; i++)
+		capture_filled(large, &set, 50000, HOT_MAX, (int)i);
 	g_assert_cmpuint(bits_count(hot_pages(large)), ==, HOT_MAX);
 	hot_free(small);
 	hot_free(large);
