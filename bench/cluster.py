@@ -12,6 +12,8 @@ import vcft
 
 LAB = os.environ.get("VIRTCFT_LAB", "bench")
 DISK_MIB = 64
+NEVER = "600s"
+CONTROL_SOCKET = "/run/virtcft/control.sock"
 
 
 def empty_disk(out):
@@ -38,7 +40,7 @@ def bring_up(lab, vms, interval, networks=(vcft.LAN,), hot_pages=True):
         cluster.config["checkpoint"]["hot_pages"] = False
     cluster.up(timeout=120)
     cluster.wait_ready(180)
-    if interval.endswith("ms") or int(interval.rstrip("s")) < 60:
+    if interval != NEVER:
         cluster.wait_protected(timeout=120)
     return cluster
 
@@ -63,6 +65,19 @@ def wait_commits(events, count, timeout, since=None):
     """So many more checkpoints."""
     since = vcft.now() if since is None else since
     vcft.wait_until(f"{count} checkpoints", lambda: len(commits(events, since)) >= count, timeout, step=0.1)
+
+
+class Pace:
+    """bench/pace on the host that leads, for a cluster of interval NEVER."""
+
+    def __init__(self, lab, host):
+        program = os.path.join(os.path.dirname(os.path.realpath(__file__)), "pace")
+        self.process = lab.popen("exec", host, "--", program, CONTROL_SOCKET)
+
+    def every(self, interval_ms):
+        print(interval_ms, file=self.process.stdin)
+        if self.process.stdout.readline().strip() != "paced":
+            raise RuntimeError("bench/pace has ended")
 
 
 class Client:

@@ -52,19 +52,15 @@ def pause_with_peers(report):
 
 
 def slowdown(report):
-    rows = [{**row, "ms": milliseconds(row["interval"]), "name": f"{row['pages']} pages" + ("" if row["hot_pages"] else ", no hot pages")}
+    rows = [{**row, "name": f"{row['pages']} pages" + ("" if row["hot_pages"] else ", no hot pages")}
             for row in of(report, "slowdown")]
-    return grouped(rows, "name", "ms", "share")
-
-
-def milliseconds(interval):
-    return int(interval[:-2]) if interval.endswith("ms") else 1000 * int(interval[:-1])
+    return grouped(rows, "name", "interval", "share")
 
 
 def bytes_(report):
-    rows = [{**row, "name": f"{row['program']}, {kind}", "ms": milliseconds(row["interval"]), "mb": row[f"{kind}_bytes"] / 1e6}
+    rows = [{**row, "name": f"{row['program']}, {kind}", "mb": row[f"{kind}_bytes"] / 1e6}
             for row in of(report, "program") if row["raw_bytes"] for kind in ("raw", "sent")]
-    return grouped(rows, "name", "ms", "mb")
+    return grouped(rows, "name", "interval", "mb")
 
 
 def recovery(report):

@@ -12,7 +12,7 @@ struct page_set {
 	uint8_t *data;           /* count * VCFT_PAGE_SIZE bytes, page-aligned; prefaulted when grown */
 };
 
-/* Make room for at least `pages` (keeps what is there); false: no memory, the set is as before. */
+/* Make room for at least `pages` (keeps what is there); false: no memory, its pages are as before. */
 bool page_set_reserve(struct page_set *set, size_t pages);
 void page_set_free(struct page_set *set);
 

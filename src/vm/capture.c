@@ -34,7 +34,8 @@
 #include <unistd.h>
 
 #define BULK_PAGES 4096u      /* K6: more than that is many (some 3 ms to copy) */
-#define FEW_PAGES 256u        /* K4: room beyond what the last capture had */
+#define FEW_PAGES 256u        /* K4: room beyond what the last capture had, and half as much again */
+#define MORE_MOST 16384u      /* K4: but no more than that */
 #define TURNS 3u              /* K9: one that is under way, one in which something is found, one to be sure */
 #define KEEP_PAGES 512u       /* K7: buffers up to this size are always kept */
 #define SMALL_CAPTURES 16u    /* K7: so many running are "small again" */
@@ -73,7 +74,7 @@ static void shrink(struct vm *vm, struct page_set *set, uint64_t pages)
 /* K4 */
 static gboolean make_room(struct vm *vm, struct capture *c, GError **error)
 {
-	uint64_t pages = vm->captured ? vm->last_pages + vm->last_pages / 2 + FEW_PAGES : memory_populated_count(&vm->memory) + 64;
+	uint64_t pages = vm->captured ? vm->last_pages + MIN(vm->last_pages / 2, MORE_MOST) + FEW_PAGES : memory_populated_count(&vm->memory) + 64;
 	if (!vm->captured)
 		memory_prefault(&vm->memory);
 	c->ram.count = 0;

@@ -10,6 +10,7 @@
 
 #define MESSAGES 16u
 #define BESIDE_NICE 10      /* of the early thread, where nobody waits for it: QEMU's start comes first */
+#define BESIDE_MOST (128u << 20)   /* bytes that it puts: no more than fits beside a start, or a large VM would hold up the starts of all others */
 #define ZERO_PAGES 16u      /* at most, for a page without content that is waited for */
 
 static const uint8_t zeros[ZERO_PAGES * VCFT_PAGE_SIZE] __attribute__((aligned(4096)));
@@ -59,11 +60,12 @@ static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t 
 	return TRUE;
 }
 
-/* enough NULL: to the end. What is there already is written again: QEMU looks at nothing yet, and it is the same (FI1). */
+/* enough NULL: to the end, else until it is set (beside QEMU's start: or BESIDE_MOST have been put). What is there already is written again: QEMU looks at nothing yet, and it is the same (FI1). */
 static void fill_early(struct fill *f, const bool *enough)
 {
 	const uint8_t *content;
-	for (uint64_t end; !(enough && is_set(enough)); f->at = end) {
+	uint64_t left = enough && f->beside ? BESIDE_MOST / VCFT_PAGE_SIZE : UINT64_MAX;
+	for (uint64_t end; left && !(enough && is_set(enough)); left -= MIN(left, end - f->at), f->at = end) {
 		content = next_content(f, &f->at, &end, &f->error);
 		if (!content && !f->error)
 			set(&f->done);
