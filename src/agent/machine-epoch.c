@@ -14,10 +14,10 @@ static bool stopping(void *user)
 	return net_gate(m->o.net, m->o.id);
 }
 
-static bool stuck(void *user, bool runs)
+static bool stuck(void *user, bool runs, const int *nics)
 {
 	struct machine *m = user;
-	return net_gate_stuck(m->o.net, m->o.id, runs);
+	return net_gate_stuck(m->o.net, m->o.id, runs, nics);
 }
 
 static gboolean stopped(void *user, GError **error)

@@ -69,6 +69,7 @@ struct request {
 	uint32_t network;
 	uint16_t port;
 	bool commit, throws;
+	const int *ends;
 	const char *text, *name;
 	const struct net_nic_spec *nics;
 	unsigned nic_count;
@@ -207,6 +208,7 @@ struct port {
 	uint32_t written_charge;                /* what they have added to SIOCOUTQ */
 	bool gated, stuck, throws;              /* N9: nothing is written; QEMU holds the last frame that it has read; and will throw it away */
 	int gate_charge;                        /* N9: what was unread when the gate was last looked at */
+	int end;                                /* N9: of one that is stuck: QEMU's end of the connection, borrowed; -1: not to be read */
 	struct ring held;                       /* colour > epoch */
 	struct share held_share;
 	nsec_t noted;                           /* when the owner was last told something of it */
@@ -360,6 +362,8 @@ void port_read_out(struct net *net, struct port *port);
 size_t port_first_unread(const struct port *port);
 /* N9: frame number *ret_i has been read and is in QEMU, not in the guest. */
 bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i);
+/* N9: that frame, which QEMU throws away. */
+void port_write_again(struct net *net, struct port *port, size_t i);
 void port_gate(struct net *net, struct request *request);
 void port_gate_stuck(struct net *net, struct request *request);
 void port_open_gate(struct net *net, struct port *port);

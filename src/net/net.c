@@ -142,10 +142,10 @@ gboolean net_gate(struct net *net, struct vm_id vm)
 	}
 }
 
-gboolean net_gate_stuck(struct net *net, struct vm_id vm, bool throws)
+gboolean net_gate_stuck(struct net *net, struct vm_id vm, bool throws, const int *ends)
 {
 	MUST("N9", vm.n < VCFT_VM_MAX);
-	struct request q = { .run = port_gate_stuck, .vm = vm, .throws = throws };
+	struct request q = { .run = port_gate_stuck, .vm = vm, .throws = throws, .ends = ends };
 	return loop_call(net, &q);
 }
 

@@ -14,7 +14,7 @@
  *     its record of r; its ports move to r+1; held frames of colour r+1 are delivered.
  *  N9 The gate of a VM is closed while it still runs, shortly before it is stopped: nothing is written to its sockets, and what was has been taken
  *     into the guest's memory, not only by QEMU, which would throw away at the stop what a full receive ring has no room for. The cut opens it. A guest
- *     whose ring stays full is not waited for: the one frame that QEMU holds for it is recorded and delivered again.
+ *     whose ring stays full is not waited for: the one frame that QEMU holds for it is recorded and delivered again, in its place.
  *  N5 Tunnels are FIFO; MARKER(r) goes behind the last frame of colour <= r.
  *  N6 The record of a VM for r is complete when all local VMs have been cut at r and MARKER(r) came from every other host with VMs.
  *  N7 A tunnel is to the host whose certificate is at its other end (base/tls.h): who says that it is host n must hold the certificate of
@@ -92,8 +92,10 @@ void net_forget_host(struct net *net, struct host_id host);
 /* N9. Close the gate; true when all that was written to the VM is in the guest, false if it is not after GATE_WAIT. The VM runs: some 0.1 ms if it is idle. */
 gboolean net_gate(struct net *net, struct vm_id vm);
 /* After net_gate() was false, and QEMU's main loop has gone round since: true: it has read nothing meanwhile, so it holds a frame that its guest has no
- * room for, or that the guest, standing still, does not get. throws: it will be stopped, and throws the frame away; else it keeps it. */
-gboolean net_gate_stuck(struct net *net, struct vm_id vm, bool throws);
+ * room for, or that the guest, standing still, does not get. throws: it will be stopped, and throws the frame away; else it keeps it. ends: QEMU's own ends
+ * of the connections, one for each NIC, lent until the gate is opened: at the cut what QEMU has not read is taken out of them, so that the frame can be
+ * written again in front of it; it must not read meanwhile. NULL: that cannot be said; the frame comes behind all others. */
+gboolean net_gate_stuck(struct net *net, struct vm_id vm, bool throws, const int *ends);
 /* Open it, where no cut has: the VM was not captured. */
 void net_open_gate(struct net *net, struct vm_id vm);
 /* N4. Called while the VM is stopped, its gate closed. Returns when its ports are in epoch r+1, and the gate open. No effect unless the switch

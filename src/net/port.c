@@ -7,12 +7,14 @@
  * P1 A frame is put into the queue only if its colour is not newer than the port's epoch.
  * N4 The unread frames of a stopped VM are known exactly: each frame is a send() of its own, its charge is remembered, and the last frames
  *    whose charges add up to SIOCOUTQ are those that it has not wholly read (charge.c). They stay in the queue only for this: they are
- *    never written twice, but for the one of N9.
+ *    never written twice, but for those of N9 that were taken back.
  * N9 What QEMU has read is not yet in the guest: frames for which the receive ring has no room wait inside QEMU, and a stop throws them away. So
  *    (1) every send() carries a descriptor, at which a read ends (unix_stream_read_generic): QEMU gets one frame at a time, and while it holds one
  *    that the ring has no room for it reads nothing (net/stream.c). (2) Behind the last frame goes a probe: the first byte of the next frame's length,
  *    which is always 0. When that has been read, QEMU holds nothing. (3) Nothing is written behind the probe until the cut. (4) A QEMU whose main loop
  *    goes round and which reads nothing holds the last frame that it has read: the ring is full. That one is recorded and written again.
+ *    (5) An Ethernet keeps the order, and what is in the socket cannot be overtaken. So it is taken back: read out of QEMU's end by us, while QEMU stands in the
+ *    command that has stopped the VM, and written again behind the one of (4). Where QEMU may read meanwhile (three commands) that one comes last.
  * One connection at a time: a second one waits in the listen queue until the first is gone. A length of 0 or more than VCFT_FRAME_MAX ends
  * the connection: the stream has lost its frames' bounds. Nothing blocks: what the socket does not take waits in the queue, at most
  * limits.port_bytes, shared by the senders (N8), then frames are dropped as by any full queue. Thread: switch. */
@@ -417,6 +419,7 @@ void port_gate_stuck(struct net *net, struct request *q)
 		struct port *port = vm->ports[i];
 		port->stuck = port->gate_charge > 0 && unread_charge(port) == port->gate_charge;
 		port->throws = q->throws;
+		port->end = q->ends ? q->ends[i] : -1;
 		reads |= port->gate_charge > 0 && !port->stuck;
 		any |= port->stuck;
 	}
@@ -443,6 +446,22 @@ bool port_keeps_one(const struct port *port, size_t first_unread, size_t *ret_i)
 		return false;
 	*ret_i = first_unread - 1;
 	return true;
+}
+
+/* N9 (5): frame i of the queue and what the VM has not read. */
+void port_write_again(struct net *net, struct port *port, size_t i)
+{
+	uint8_t away[4096];
+	if (port->end < 0) {
+		port_queue(net, port, ring_at(&port->queue, i)->frame, true);
+		return;
+	}
+	while (recv(port->end, away, sizeof away, MSG_DONTWAIT) > 0)
+		;
+	for (size_t k = i; k < port->sent; k++)
+		share_take(&port->unsent, ring_at(&port->queue, k)->frame);
+	port->sent = i;
+	port->written = port->written_charge = 0;
 }
 
 /* ---- life ---- */

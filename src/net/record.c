@@ -69,30 +69,20 @@ static void record_open(struct net *net, struct vm *vm, struct epoch_id r)
 	vm->record_epoch = r;
 }
 
-/* N9: it comes first in the record; for the VM that goes on, if QEMU throws it away, it comes last, for what is in the socket cannot be overtaken. */
-static struct frame *record_kept(struct net *net, struct port *port, size_t first_unread)
-{
-	size_t i;
-	if (!port_keeps_one(port, first_unread, &i))
-		return NULL;
-	struct frame *kept = frame_ref(ring_at(&port->queue, i)->frame);
-	record_add(net, port, kept);
-	return kept;
-}
-
+/* N9: what QEMU keeps comes first in the record. */
 static void record_unread(struct net *net, struct port *port)
 {
-	size_t first_unread = port_first_unread(port), first_unsent = port->sent + (port->written > 0);
-	struct frame *kept = record_kept(net, port, first_unread);
+	size_t first_unread = port_first_unread(port), first_unsent = port->sent + (port->written > 0), kept;
+	bool keeps_one = port_keeps_one(port, first_unread, &kept);
+	if (keeps_one)
+		record_add(net, port, ring_at(&port->queue, kept)->frame);
 	for (size_t i = first_unread; i < port->queue.count; i++)
 		if (i >= first_unsent && !record_has_room(net, port, ring_at(&port->queue, i)->frame))
 			port_drop_unsent(net, port, i);
 		else
 			record_add(net, port, ring_at(&port->queue, i)->frame);
-	if (kept && port->throws)
-		port_queue(net, port, kept, true);
-	if (kept)
-		frame_unref(&net->pool, kept);
+	if (keeps_one && port->throws)
+		port_write_again(net, port, kept);
 }
 
 /* A port that is added from now on is in a later epoch than r. */

@@ -21,7 +21,7 @@
  *  K7 Buffers that a large capture has left are given back when captures are small again: at once where they are far too large, else when no one of the
  *     last few needed half of them, so that a guest that is busy now and then finds its room.
  *  K9 Before the stop all around the VM comes to rest. A QEMU that takes nothing may have been kept from running, or may have no room in its guest: which of
- *     the two is known when its main loop has gone round.
+ *     the two is known when its main loop has gone round. By the FIFO that loop stands still while the VM is stopped, so that it reads of no socket then.
  *  K8 The next capture's command is sent when one has ended, but for its last byte (Q9): so the VM stops when it is asked to, not 2 ms later.
  * live:false always: with live:true on a VM that has just stopped by itself, the second capture would end QEMU. */
 #include "vm/vm-private.h"
@@ -319,7 +319,7 @@ static gboolean come_to_rest(struct vm *vm, const struct capture_hooks *hooks, G
 	while (hooks && hooks->stopping && !hooks->stopping(hooks->user)) {
 		if (!turn(vm, error))
 			return FALSE;
-		if (hooks->stuck(hooks->user, qmp_events(vm->qmp)->running))
+		if (hooks->stuck(hooks->user, qmp_events(vm->qmp)->running, vm->method == VM_FIFO ? vm->nic : NULL))
 			break;
 		if (clock_now() < deadline)
 			continue;

@@ -13,6 +13,8 @@
  * Q10 The RAM that belongs to a state is filled while the process starts, which looks at none of it before it loads the state; what is left then while
  *    the guest runs (fill.h), if QEMU can wait for pages that are missing. With the comparing tracker all is filled before, for that takes it as the base;
  *    with `verify`, which looks at all RAM, before the state is loaded.
+ * Q11 Those sockets stay open here: what a QEMU that stands still has not read can be taken out of them (net/port.c, N9). So a connection ends when the VM is
+ *    freed, not with its process.
  * NICs and disks connect to their sockets while the process starts: their servers must be there. */
 #include "vm/preload/preload.h"
 #include "vm/vm-private.h"
@@ -92,13 +94,18 @@ static void close_pair(int pair[2])
 	}
 }
 
+static void close_nics(const int nic[VCFT_NIC_MAX])
+{
+	for (unsigned i = 0; i < VCFT_NIC_MAX; i++)
+		if (nic[i] >= 0)
+			close(nic[i]);
+}
+
 static void close_sockets(struct sockets *s)
 {
 	close_pair(s->qmp);
 	close_pair(s->tell);
-	for (unsigned i = 0; i < VCFT_NIC_MAX; i++)
-		if (s->nic[i] >= 0)
-			close(s->nic[i]);
+	close_nics(s->nic);
 	if (s->faults >= 0)
 		close(s->faults);
 }
@@ -270,6 +277,8 @@ static gboolean start_process(struct vm *vm, const struct vm_spec *spec, bool in
 	              fill_behind(vm, error);
 	if (ok && incoming)
 		track_uffd_begin(vm->tracker);
+	memcpy(vm->nic, s.nic, sizeof vm->nic);
+	memset(s.nic, -1, sizeof s.nic);
 	close_sockets(&s);
 	return ok;
 }
@@ -308,6 +317,7 @@ static struct vm *qemu_start(const struct vm_spec *spec, const uint8_t *state, s
 	GError *why = NULL;
 	vm->name = g_strdup(spec->name);
 	vm->memory.fd = vm->fifo = vm->process.pidfd = vm->process.log = -1;
+	memset(vm->nic, -1, sizeof vm->nic);
 	vm->verify = spec->verify;
 	vm->hot_pages = spec->hot_pages;
 	gboolean ok = prepare(vm, spec, &why);
@@ -414,6 +424,7 @@ static void qemu_free(struct vm *vm)
 	if (!vm)
 		return;
 	process_end(&vm->process);
+	close_nics(vm->nic);
 	fill_free(vm->fill);
 	qmp_free(vm->qmp);
 	vm_fifo_close(vm);

@@ -28,6 +28,7 @@ struct vm {
 	struct page_set late_pages;    /* those pages */
 	enum vm_method method;
 	char *fifo_path, *state_path;  /* where QEMU writes its device state: either way of capture.c */
+	int nic[VCFT_NIC_MAX];         /* Q11; -1: none */
 	int fifo;                      /* our end of the FIFO while a command that writes to it is open; else -1 */
 	bool verify, hot_pages;        /* of its spec */
 	bool off;                      /* V5 */

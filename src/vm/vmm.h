@@ -85,9 +85,10 @@ struct capture_hooks {
 	/* The VM will be stopped now: what must be still by then is to be brought to rest (its ports' gates closed). False: QEMU has not taken in time what
 	 * it was given. Then its main loop is made to go round, and stuck() is asked: true: it has taken nothing meanwhile, and never will as things
 	 * are: the VM is stopped as it is. Else stopping() is called again. runs: false: the VM stands still already, so QEMU keeps what it has taken and
-	 * gives it to the guest later. Both may be NULL. */
+	 * gives it to the guest later. nics: QEMU's ends of its NICs' sockets, out of which may be read what it has not, as long as it is stopped; NULL:
+	 * it may read then itself. Both may be NULL. */
 	bool (*stopping)(void *user);
-	bool (*stuck)(void *user, bool runs);
+	bool (*stuck)(void *user, bool runs, const int *nics);
 	/* The VM is stopped and its disks are drained: cut its ports, seal its disks. False with error: the capture fails (V3). */
 	gboolean (*stopped)(void *user, GError **error);
 	void *user;

@@ -397,11 +397,11 @@ static void test_n9_gate(struct fixture *f, gconstpointer data)
 }
 
 /* Four frames to VM 2, which reads two of them and then nothing, as one that has been kept from running or whose ring is full. */
-static void leave_two_unread(struct fixture *f)
+static void leave_two_unread(struct fixture *f, uint64_t r)
 {
 	for (uint32_t i = 0; i < 4; i++)
 		vm_send(f->vm[1], 1, 2, i);
-	host_settle(f->h, 4);
+	host_settle(f->h, r * 6 - 2);
 	for (uint32_t i = 0; i < 2; i++)
 		vm_expect(f->vm[2], 1, i);
 	g_assert_false(net_gate(f->h->net, (struct vm_id){ 2 }));
@@ -411,9 +411,9 @@ static void leave_two_unread(struct fixture *f)
 static void test_n9_did_not_run(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	leave_two_unread(f);
+	leave_two_unread(f, 1);
 	vm_expect(f->vm[2], 1, 2); /* it goes on */
-	g_assert_false(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true));
+	g_assert_false(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true, &f->vm[2]));
 	cut_all(f, 1);
 	record_expect(f->h, 2, 1, 1, 1, (uint32_t[]){ 3 });
 	vm_expect(f->vm[2], 1, 3);
@@ -422,12 +422,54 @@ static void test_n9_did_not_run(struct fixture *f, gconstpointer data)
 	vm_expect_nothing(f->vm[2]);
 }
 
-/* N9 (4): who has read a frame, runs, and asks for no more, holds it in vain: it is recorded, and sent again behind the others. */
+/* N9 (4) (5): who has read a frame, runs, and asks for no more, holds it in vain: it is recorded, and sent again in front of the others. */
 static void test_n9_keeps_one(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	leave_two_unread(f);
-	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true));
+	for (uint64_t r = 1; r <= 2; r++) {
+		leave_two_unread(f, r);
+		g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true, &f->vm[2]));
+		vm_send(f->vm[1], 1, 2, 4);
+		host_settle(f->h, r * 6 - 1);
+		cut_all(f, r);
+		record_expect(f->h, 2, r, 1, 4, (uint32_t[]){ 1, 2, 3, 4 });
+		vm_send(f->vm[1], 1, 2, 5);
+		for (uint32_t i = 1; i <= 5; i++)
+			vm_expect(f->vm[2], 1, i);
+		vm_expect_nothing(f->vm[2]);
+	}
+}
+
+/* The same of frames that fill the socket, the last one in part. */
+static void test_n9_keeps_a_large_one(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	struct test_frame *t = g_new(struct test_frame, 1);
+	for (uint32_t i = 0; i < 12; i++) {
+		frame_fill(t, 1, 2, i, 40000);
+		vm_send_frame(f->vm[1], t);
+	}
+	host_settle(f->h, 12);
+	vm_receive(f->vm[2], t);
+	g_assert_false(net_gate(f->h->net, (struct vm_id){ 2 }));
+	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true, &f->vm[2]));
+	cut_all(f, 1);
+	record_expect(f->h, 2, 1, 1, 12, (uint32_t[]){ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 });
+	for (uint32_t i = 0; i < 12; i++) {
+		vm_receive(f->vm[2], t);
+		g_assert_cmpuint(t->size, ==, 40000);
+		g_assert_cmpuint(frame_number(t->bytes), ==, i);
+	}
+	vm_expect_nothing(f->vm[2]);
+	g_free(t);
+}
+
+/* N9 (5): where QEMU may read it comes behind the others. */
+static void test_n9_keeps_one_and_reads(struct fixture *f, gconstpointer data)
+{
+	(void)data;
+	leave_two_unread(f, 1);
+	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, true, NULL));
 	cut_all(f, 1);
 	record_expect(f->h, 2, 1, 1, 3, (uint32_t[]){ 1, 2, 3 });
 	vm_expect(f->vm[2], 1, 2);
@@ -442,8 +484,8 @@ static void test_n9_keeps_one(struct fixture *f, gconstpointer data)
 static void test_n9_stands_still(struct fixture *f, gconstpointer data)
 {
 	(void)data;
-	leave_two_unread(f);
-	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, false));
+	leave_two_unread(f, 1);
+	g_assert_true(net_gate_stuck(f->h->net, (struct vm_id){ 2 }, false, &f->vm[2]));
 	cut_all(f, 1);
 	record_expect(f->h, 2, 1, 1, 3, (uint32_t[]){ 1, 2, 3 });
 	vm_expect(f->vm[2], 1, 2);
@@ -817,6 +859,8 @@ int main(int argc, char **argv)
 	ADD("N9-a-frame-a-read", test_n9_a_frame_a_read, NULL);
 	ADD("N9-gate", test_n9_gate, NULL);
 	ADD("N9-keeps-one", test_n9_keeps_one, NULL);
+	ADD("N9-keeps-a-large-one", test_n9_keeps_a_large_one, NULL);
+	ADD("N9-keeps-one-and-reads", test_n9_keeps_one_and_reads, NULL);
 	ADD("N9-stands-still", test_n9_stands_still, NULL);
 	ADD("N9-did-not-run", test_n9_did_not_run, NULL);
 	ADD("N9-open", test_n9_open, NULL);
