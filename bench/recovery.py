@@ -66,8 +66,9 @@ def strike(lab, events):
 def one_kill(part, lab, out, memory):
     cluster = bring_up(lab, machines(memory), "100ms", (vcft.LAN, vcft.WAN))
     cluster.console("mate").wait_for("^memwriter ok", 180)
-    cluster.wait_protected(timeout=180)
     events = {host: cluster.events(host) for host in SURVIVORS}
+    wait_commits(events["host1"], 20, 120)      # the epochs that had mate's memory are over, and in the images
+    cluster.wait_protected(timeout=180)
     client = Client(lab, out, f"{vcft.wan_address(2)}:7", ASK_MS)
     with Watch("/dev/shm/virtcft/left/ram.*", os.path.join(out, "beats.json"), [vcft.LAB_PROGRAM, "exec", "host1", "--"], lab.environment) as watch:
         time.sleep(BEFORE_S)        # the timeline's first second, with nothing wrong

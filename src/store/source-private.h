@@ -31,6 +31,7 @@ struct source {
 	host_mask receivers;                       /* of the chunk that is being encoded */
 	size_t fill_bytes;                         /* of the next epoch; 0: not yet known */
 	nsec_t encoded, between;                   /* when the last epoch began to be encoded (0: none), and how long after the one before */
+	uint64_t committed_bytes;    /* raw, of the last committed epoch (T5) */
 	GBytes *record_sent;
 	struct source_stats stats;
 	char why[192];

@@ -11,7 +11,8 @@
  *  T2 What the caller lends is read only in SENDING and during a commit; abort returns after the thread has left it.
  *  T3 stored() is called exactly once for an epoch that is not aborted before, without locks.
  *  T4 The shadow's space is taken before EPOCH_END goes out: a commit cannot fail. No space: stored(not ok, nobody failed).
- *  T5 A backup that makes no progress for timeout_ms, while it owes some, has failed. Waiting for the record is nobody's debt.
+ *  T5 A backup that makes no progress for timeout_ms, while it owes some, has failed; it takes nothing while it puts the last committed epoch into its
+ *     image, for which it has the time that this may take (APPLY_LEAST). Waiting for the record is nobody's debt.
  *  T6 A backup that has taken less than rate_least, measured over RATE_WINDOW of the time in which more than RATE_QUEUE waited for it (here or in
  *     its socket), has failed: one that is slow would make all commits slow. What fits the queue counts for nothing: that is latency.
  *
@@ -27,6 +28,7 @@
 #define TIMEOUT_DEFAULT 10000u
 #define RATE_WINDOW (2 * NSEC_PER_SEC)
 #define RATE_QUEUE (256u << 10)    /* bytes */
+#define APPLY_LEAST 100000000u     /* bytes a second: T5 */
 #define QUEUE_MAX (16u << 20)      /* bytes queued for a backup before encoding waits for it */
 
 /* ---- requests ---- */
@@ -164,7 +166,8 @@ static host_mask failed_peers(const struct source *s)
 /* ---- poll ---- */
 static nsec_t time_limit(const struct source *s)
 {
-	return (nsec_t)(s->options.timeout_ms ? s->options.timeout_ms : TIMEOUT_DEFAULT) * NSEC_PER_MSEC;
+	nsec_t apply = (nsec_t)(s->committed_bytes * (NSEC_PER_SEC / NSEC_PER_MSEC) / APPLY_LEAST);   /* ms */
+	return ((nsec_t)(s->options.timeout_ms ? s->options.timeout_ms : TIMEOUT_DEFAULT) + apply) * NSEC_PER_MSEC;
 }
 
 /* ms until the first backup is too late; -1: none owes anything. */
@@ -421,6 +424,7 @@ static void commit(struct source *s)
 	for (size_t i = 0; i < ram->count; i++)
 		image_put(s->shadow, 0, ram->index[i], ram->data[i]);
 	image_advance(s->shadow, s->epoch.epoch, true, devices, s->record_sent);
+	s->committed_bytes = s->stats.raw_bytes;
 	for (guint i = 0; i < s->peers->len; i++)
 		source_peer(s, i)->cursor = source_peer(s, i)->next;
 }
