@@ -37,6 +37,8 @@ bool spare_look(void)
 	if (g_atomic_int_get(&busy))
 		return false;
 	uint64_t now = own_memory();
+	if (!now)
+		return false;
 	calm = now > most ? 0 : calm + 1;
 	most = MAX(most, now);
 	kept = MIN(kept, now);
