@@ -57,10 +57,10 @@ def judge(part, program, runs):
         if interval:
             shares.setdefault(interval, []).append((runs[i - 1][1]["seconds"] + runs[i + 1][1]["seconds"]) / 2 / run["seconds"])
     for interval, limit in INTERVALS.items():
-        took = ", ".join(f"{run['seconds']:.1f}" for every, run in runs if every in (0, interval))
-        part.bar("2", f"{program}, every {interval} ms ({took} s in turns)", median(shares[interval]), limit, "x", at_least=True)
-    for run in (run for every, run in runs if every == 200):
-        part.bar("3", f"bytes sent of {run['raw_bytes'] / 1e6:.0f} MB dirty, {program}", run["sent_bytes"] / run["raw_bytes"], 0.25, "x")
+        without, took = (median([run["seconds"] for every, run in runs if every == wanted]) for wanted in (0, interval))
+        part.bar("2", f"{program}, every {interval} ms: {without:.1f} s without / {took:.1f} s", median(shares[interval]), limit, "x", at_least=True)
+    raw, sent = (sum(run[key] for every, run in runs if every == 200) for key in ("raw_bytes", "sent_bytes"))
+    part.bar("3", f"bytes sent of {raw / 1e6:.0f} MB dirty, {program}", sent / raw, 0.25, "x")
 
 
 def measure_program(part, cluster, pace, events, program, command, passed):

@@ -27,7 +27,7 @@ TURNS, SECONDS, SETTLE_S = 12, 1.0, 0.15     # SETTLE_S: what the stretch before
 def stretch(pace, interval_ms, seconds):
     """Its start and end, of this machine's clock."""
     pace.every(interval_ms)
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)    # nothing says that the commit before is over and its pages have been written again
     start = vcft.now()
     time.sleep(seconds)     # the length of the measurement
     return start, vcft.now()
