@@ -9,7 +9,7 @@
 
 static gint busy;                    /* a thread gives back */
 static uint64_t kept, most;          /* bytes: the least and the most since memory was last given back */
-static unsigned calm;                /* looks since there was more than ever before */
+static unsigned calm;                /* looks since it grew */
 
 /* Bytes of this process that are no file's: images are files. 0: it cannot be told. */
 static uint64_t own_memory(void)
@@ -39,8 +39,9 @@ bool spare_look(void)
 	uint64_t now = own_memory();
 	if (!now)
 		return false;
-	calm = now > most ? 0 : calm + 1;
-	most = MAX(most, now);
+	bool grows = now > most + SPARE_MORE;
+	calm = grows ? 0 : calm + 1;
+	most = grows ? now : most;
 	kept = MIN(kept, now);
 	bool over = calm >= SPARE_CALM && most - kept >= SPARE_LEAST;
 	if (!over)

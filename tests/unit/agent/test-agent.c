@@ -180,12 +180,15 @@ static void test_spare_memory_is_given_back(void)
 	return;
 #endif
 	static uintptr_t pieces[PIECES];
+	void *little[SPARE_CALM];
 	spare_attach();
 	g_assert_false(spare_look());
 	for (unsigned i = 0; i < PIECES; i++)
 		pieces[i] = (uintptr_t)memset(malloc(PIECE_BYTES), 1, PIECE_BYTES);
-	for (unsigned i = 0; i < SPARE_CALM; i++)
+	for (unsigned i = 0; i < SPARE_CALM; i++) {
 		g_assert_false(spare_look());   /* this may not be the peak yet */
+		little[i] = memset(malloc(SPARE_MORE / 16), 1, SPARE_MORE / 16);
+	}
 	for (unsigned i = 0; i < PIECES; i++)
 		if (i % KEPT_EACH != 0)     /* so that free() finds nothing at the end of the arena */
 			free((void *)pieces[i]);
@@ -197,6 +200,8 @@ static void test_spare_memory_is_given_back(void)
 	g_assert_cmpuint(resident(pieces), <=, PIECES / 10);
 	for (unsigned i = 0; i < PIECES; i += KEPT_EACH)
 		free((void *)pieces[i]);
+	for (unsigned i = 0; i < SPARE_CALM; i++)
+		free(little[i]);
 }
 
 int main(int argc, char **argv)
