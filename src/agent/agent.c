@@ -562,6 +562,7 @@ struct agent *agent_new(struct config_agent *config, GMainLoop *loop, GError **e
 	a->promise_fd = -1;
 	a->events = events_new();
 	a->box = post_box_new();
+	a->queue = post_queue_new(a->box);
 	a->backend = !strcmp(config->group, "corosync") ? &group_corosync : &group_local;
 	if (open_folders(a, &promise, error) && load_credentials(a, error))
 		a->group = a->backend->join(&callbacks, a, error);
@@ -589,6 +590,7 @@ void agent_free(struct agent *a)
 		close(a->promise_fd);
 	if (a->group)
 		a->backend->leave(a->group);
+	post_queue_free(a->queue);
 	g_clear_pointer(&a->sink, sink_free);
 	g_clear_pointer(&a->net, net_free);
 	g_clear_pointer(&a->credentials, tls_credentials_free);

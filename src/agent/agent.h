@@ -4,7 +4,7 @@
  *                                   ▲                     │ notes
  *                                   └─────────────────────┘
  *
- * All of this runs on the loop's thread; what takes time is a machine's worker's, the switch's, or the sink's. The order in which an
+ * All of this runs on the loop's thread; what takes time is a machine's worker's, the switch's, or the queue's for the sink. The order in which an
  * action's parts are carried out is the safety argument; it is said at each of them in agent.c. */
 #ifndef VCFT_AGENT_AGENT_H
 #define VCFT_AGENT_AGENT_H
@@ -52,6 +52,7 @@ struct agent {
 	struct shortages *shortages;
 	int promise_fd;                          /* what outlives the process (E9) */
 	struct post_box *box;
+	struct post_queue *queue;                /* what the sink must do before the loop can go on, and may take long */
 	GMainLoop *loop;
 	guint tick;
 
@@ -76,7 +77,8 @@ struct agent {
 	struct checkpoint checkpoint;
 	unsigned waiting_held, waiting_placed, waiting_ran;
 	uint64_t report_serial;                  /* of the last REPORT: answers to older ones are dropped */
-	struct message_holding held[VCFT_VM_MAX];
+	struct message_holding held[VCFT_VM_MAX], kept[VCFT_VM_MAX];    /* of the VMs here, by number; of the sink, kept_count of them */
+	uint32_t kept_count;
 	nsec_t detected;                         /* when the running recovery was noticed; 0: none */
 	nsec_t placing, placed[VCFT_VM_MAX];     /* when it was begun to bring VMs to c; when each of this host's was there */
 	bool was_protected, ran, switch_runs;    /* switch_runs: from the end of a recovery to the next freeze */

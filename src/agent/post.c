@@ -60,3 +60,49 @@ void post_box_send(struct post_box *box, void (*tell)(void *data), void *data, v
 	__atomic_store_n(&p->sent, true, __ATOMIC_RELEASE);
 	g_idle_add_full(G_PRIORITY_HIGH, deliver, p, done);
 }
+
+/* ---- a queue ---- */
+struct post_queue { struct post_box *box; GAsyncQueue *tasks; GThread *thread; };
+
+struct task { void (*work)(void *); void (*tell)(void *); void *data; void (*drop)(void *); bool given; };
+
+static void add(struct post_queue *queue, struct task task)
+{
+	struct task *t = g_memdup2(&task, sizeof task);
+	__atomic_store_n(&t->given, true, __ATOMIC_RELEASE);
+	g_async_queue_push(queue->tasks, t);
+}
+
+/* A task without work is the last one. */
+static gpointer work_off(gpointer data)
+{
+	struct post_queue *queue = data;
+	for (;;) {
+		g_autofree struct task *t = g_async_queue_pop(queue->tasks);
+		if (!__atomic_load_n(&t->given, __ATOMIC_ACQUIRE) || !t->work)
+			return NULL;
+		t->work(t->data);
+		post_box_send(queue->box, t->tell, t->data, t->drop);
+	}
+}
+
+struct post_queue *post_queue_new(struct post_box *box)
+{
+	struct post_queue *queue = g_new(struct post_queue, 1);
+	*queue = (struct post_queue){ .box = box, .tasks = g_async_queue_new() };
+	queue->thread = g_thread_new("queue", work_off, queue);
+	return queue;
+}
+
+void post_queue_free(struct post_queue *queue)
+{
+	add(queue, (struct task){ 0 });
+	g_thread_join(queue->thread);
+	g_async_queue_unref(queue->tasks);
+	g_free(queue);
+}
+
+void post_queue_add(struct post_queue *queue, void (*work)(void *data), void (*tell)(void *data), void *data, void (*drop)(void *data))
+{
+	add(queue, (struct task){ work, tell, data, drop });
+}

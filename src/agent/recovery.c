@@ -38,8 +38,8 @@ static void one_less_held(struct agent *a)
 {
 	if (a->waiting_held == 0 || --a->waiting_held > 0)
 		return;
-	g_autofree struct message_holding *all = g_new0(struct message_holding, VCFT_VM_MAX);
-	uint32_t n = sink_holdings(a->sink, all);
+	g_autofree struct message_holding *all = g_memdup2(a->kept, sizeof a->kept);
+	uint32_t n = a->kept_count;
 	for (uint32_t i = 0; i < VCFT_VM_MAX && n < VCFT_VM_MAX; i++)
 		if (agent_has(a, i) && a->held[i].live)
 			all[n++] = a->held[i];
@@ -57,28 +57,39 @@ void recovery_held(struct vm_id vm, uint64_t serial, const struct message_holdin
 	one_less_held(a);
 }
 
-struct report_note { struct agent *agent; uint64_t serial; };
+struct kept_note { struct agent *agent; struct sink *sink; uint64_t serial; struct message_holding kept[VCFT_VM_MAX]; uint32_t count; };
 
-static void report_self(void *data)
+static void kept_ask(void *data)
 {
-	struct report_note *note = data;
-	if (note->serial == note->agent->report_serial)
-		one_less_held(note->agent);
+	struct kept_note *note = data;
+	note->count = sink_holdings(note->sink, note->kept);
 }
 
-/* The answer comes when all machines have answered and, so that it is never given within the step, this call's own post. */
+static void kept_tell(void *data)
+{
+	struct kept_note *note = data;
+	struct agent *a = note->agent;
+	if (note->serial != a->report_serial)
+		return;
+	memcpy(a->kept, note->kept, sizeof a->kept);
+	a->kept_count = note->count;
+	one_less_held(a);
+}
+
+/* The answer comes when all machines and the sink have answered: the loop does not wait for them. */
 void recovery_report(struct agent *a, const struct epoch_action *act)
 {
+	struct kept_note note = { .agent = a, .sink = a->sink, .serial = act->report };
 	memset(a->held, 0, sizeof a->held);
-	struct report_note note = { a, act->report };
 	a->report_serial = act->report;
 	a->waiting_held = 1;
 	for (uint32_t i = 0; i < VCFT_VM_MAX; i++)
 		if (agent_has(a, i)) {
 			a->waiting_held++;
-			machine_hold(a->machines[i], note.serial);
+			machine_hold(a->machines[i], act->report);
 		}
-	post_box_send(a->box, report_self, g_memdup2(&note, sizeof note), g_free);
+	sink_tell(a->sink);
+	post_queue_add(a->queue, kept_ask, kept_tell, g_memdup2(&note, sizeof note), g_free);
 }
 
 /* ---- place ---- */
@@ -185,24 +196,25 @@ static bool wants_room(const GError *error)
 	       strstr(error->message, g_strerror(EMFILE));
 }
 
-static void place_one(struct agent *a, struct vm_id vm, const struct epoch_action *act)
+struct place_note { struct agent *agent; struct generation g; };
+
+static void place_one(struct agent *a, struct vm_id vm)
 {
 	GError *error = NULL;
-	struct image *image = act->epoch.n && !agent_has(a, vm.n) ? sink_take(a->sink, vm) : NULL;
-	if (act->epoch.n == 0)
+	struct epoch_id c = a->placed_at;
+	struct image *image = c.n && !agent_has(a, vm.n) ? sink_take(a->sink, vm) : NULL;
+	if (c.n == 0)
 		sink_drop(a->sink, vm);
 	a->waiting_placed++;
 	if (machine_make(a, vm, &error)) {
-		machine_place(a->machines[vm.n], act->generation, act->epoch, image);
+		machine_place(a->machines[vm.n], a->generation, c, image);
 		return;
 	}
 	if (image)
 		sink_give(a->sink, vm, image);
-	recovery_placed(vm, act->generation, error, a);
+	recovery_placed(vm, a->generation, error, a);
 	g_error_free(error);
 }
-
-struct place_note { struct agent *agent; struct generation g; };
 
 /* The count starts at one for the call itself, so that PLACED is never said within the step. */
 static void one_less_placed(void *data)
@@ -235,27 +247,45 @@ void recovery_placed(struct vm_id vm, struct generation g, const GError *error, 
 	one_less_placed(&note);
 }
 
+struct recover_note { struct place_note place; struct sink *sink; struct epoch_id c; struct host_id hosts[VCFT_VM_MAX]; };
+
+static void recover_images(void *data)
+{
+	struct recover_note *note = data;
+	sink_generation(note->sink, note->place.g);
+	sink_recover(note->sink, note->c);
+}
+
+static void place_all(void *data)
+{
+	struct recover_note *note = data;
+	struct agent *a = note->place.agent;
+	if (generation_cmp(note->place.g, a->generation) != 0)
+		return;
+	for (uint32_t i = 0; i < a->cluster->vm_count; i++)
+		if (note->hosts[i].n == a->self.n)
+			place_one(a, (struct vm_id){ i });
+		else
+			placed_elsewhere(a, (struct vm_id){ i }, note->hosts[i]);
+	one_less_placed(&note->place);
+}
+
+/* The images go back to c first, and a stage of c may have to be put into one for that: the loop does not wait for it. */
 void recovery_place(struct agent *a, const struct epoch_action *act)
 {
+	struct recover_note note = { { a, act->generation }, a->sink, act->epoch, { { 0 } } };
 	a->generation = act->generation;
 	a->placed_at = act->epoch;
 	a->placing = clock_now();
 	if (!a->detected)
 		a->detected = a->placing;
 	net_rollback(a->net, act->generation, act->epoch);
-	sink_generation(a->sink, act->generation);
-	sink_recover(a->sink, act->epoch);
 	a->waiting_placed = 1;
 	for (uint32_t i = 0; i < a->cluster->vm_count; i++) {
-		struct vm_id vm = { i };
 		a->complete_at[i] = act->epoch.n ? act->placement[i].backups : 0;
-		if (act->placement[i].host.n == a->self.n)
-			place_one(a, vm, act);
-		else
-			placed_elsewhere(a, vm, act->placement[i].host);
+		note.hosts[i] = act->placement[i].host;
 	}
-	struct place_note note = { a, act->generation };
-	post_box_send(a->box, one_less_placed, g_memdup2(&note, sizeof note), g_free);
+	post_queue_add(a->queue, recover_images, place_all, g_memdup2(&note, sizeof note), g_free);
 }
 
 /* ---- run ---- */

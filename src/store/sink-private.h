@@ -8,6 +8,7 @@
 #include "store/store-private.h"
 
 #define SINK_WORKERS 2u
+#define APPLY_SLOW_US 2500000   /* of the fault point: the watchdog waits for 1.9 s */
 
 struct connection;
 

@@ -11,6 +11,8 @@
  * Locks and their order: sink-private.h. */
 #include "store/sink-private.h"
 
+#include "base/fault.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <gio/gio.h>
@@ -87,6 +89,8 @@ static void verify(struct sink_vm *vm, const uint64_t expected[2], struct epoch_
 static void apply(struct sink_vm *vm, struct epoch_id r)
 {
 	g_autoptr(GError) error = NULL;
+	if (fault(FAULT_APPLY_SLOW))
+		g_usleep(APPLY_SLOW_US);
 	if (!stage_apply(vm->stage, vm->image, &error)) {
 		sink_note(vm->sink, "replication: VM %u, epoch %" PRIu64 ": %s; its image is dropped", vm->id.n, r.n, error->message);
 		g_atomic_int_inc(&vm->sink->damaged);
@@ -207,12 +211,16 @@ static bool holding(struct sink_vm *vm, struct message_holding *out)
 	return any;
 }
 
-uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT_VM_MAX])
+void sink_tell(struct sink *sink)
 {
-	uint32_t n = 0;
 	g_mutex_lock(&sink->lock);
 	copy_host_tell(&sink->host);
 	g_mutex_unlock(&sink->lock);
+}
+
+uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT_VM_MAX])
+{
+	uint32_t n = 0;
 	connection_wake_all(sink);
 	for (unsigned i = 0; i < VCFT_VM_MAX; i++)
 		if (g_atomic_int_get(&sink->vm[i].used))

@@ -145,14 +145,16 @@ void sink_free(struct sink *sink);
 /* S8: the name in that host's certificate; NULL: none, its streams are refused from now on. Only asked under TLS. */
 void sink_name_host(struct sink *sink, struct host_id host, const char *name);
 /* Only streams of this generation (0 at first) are accepted from now on; connections and incomplete stages of older ones are dropped, complete
- * stages stay until sink_recover; what sink_holdings() told binds no longer. Returns when no thread works on an older one. */
+ * stages stay until sink_recover; sink_tell() binds no longer. Returns when no thread works on an older one. */
 void sink_generation(struct sink *sink, struct generation g);
 /* r is committed: every complete stage of r is applied. Carried out in order before anything newer; returns at once. */
 void sink_commit(struct sink *sink, struct epoch_id r);
 void sink_discard(struct sink *sink, struct epoch_id r);
-/* What is held (vm, image, staged, complete; live false), waits for pending commits. Nothing new is acknowledged in this generation after it. */
+/* What is held is to be told: nothing new is acknowledged in this generation from now on. Returns at once. */
+void sink_tell(struct sink *sink);
+/* What is held (vm, image, staged, complete; live false). Waits for pending commits, and that can take as long as the largest stage takes. */
 uint32_t sink_holdings(struct sink *sink, struct message_holding out[static VCFT_VM_MAX]);
-/* Recovery to c: stages of c are applied, all others dropped; images that are then not complete at c are removed. All connections are closed. Waits. */
+/* Recovery to c: stages of c are applied, all others dropped; images that are then not complete at c are removed. All connections are closed. Waits as sink_holdings() does. */
 void sink_recover(struct sink *sink, struct epoch_id c);
 /* Hand the image over (this host runs the VM now): ownership to the caller; a stage is dropped, its disks are read-only now. NULL: none. */
 struct image *sink_take(struct sink *sink, struct vm_id vm);

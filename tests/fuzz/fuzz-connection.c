@@ -137,6 +137,7 @@ static bool any(const struct connection *c, const void *what) { (void)c, (void)w
 static struct message_holding holding(void)
 {
 	static struct message_holding h[VCFT_VM_MAX];
+	sink_tell(sink);
 	uint32_t n = sink_holdings(sink, h);
 	sink_generation(sink, (struct generation){ 5 });
 	demand(n <= 1);

@@ -108,6 +108,24 @@ def test_a_vm_runs_before_its_memory_is_there(tiny_guest):
         assert console.find(vcft.GUEST_FAIL) is None
 
 
+def test_a_loss_while_images_are_patched(tiny_guest):
+    """It takes longer than the loop may stand still: only a thread waits for it, and the recovery with it."""
+    with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "apply-slow:*"}) as lab:
+        cluster = vcft.Cluster(lab, [vcft.tiny_vm("busy", 1, "host1", ["memwriter 1000 1000"])])
+        events = cluster.events("host2")
+        cluster.up()
+        cluster.wait_ready(90)
+        cluster.wait_protected(60)
+        events.wait_for("checkpoint-committed", timeout=20, since=vcft.now())
+        struck = lab.kill("host1")
+        cluster.first = "host2"
+        events.wait_for("recovery-finished", timeout=40, since=struck)
+        mark = cluster.console("busy").mark()
+        cluster.console("busy").wait_for("^memwriter ok", 40, since=mark)
+        assert cluster.console("busy").find(vcft.GUEST_FAIL) is None
+        assert [host["agent"] for host in lab.status()["hosts"] if host["state"] == "running"] == [True] * 2
+
+
 def test_losses_before_the_first_commit(tiny_guest):
     """A QEMU is killed while the first checkpoint is on its way, again and again: all are powered on anew."""
     with vcft.Lab(3, environment={"VIRTCFT_FAULTS": "stage-slow:*"}) as lab:

@@ -72,6 +72,43 @@ static void test_post_closed_box_tells_nothing(void)
 	g_string_free(told, TRUE);
 }
 
+/* The thread is behind what is told: the first is not done before the second has been added. */
+static GMutex begin;
+
+static void work(void *data)
+{
+	g_mutex_lock(&begin);
+	*(char *)data = (char)g_ascii_toupper(*(char *)data);
+	g_mutex_unlock(&begin);
+}
+
+static void test_queue_keeps_order(void)
+{
+	told = g_string_new(NULL);
+	dropped = 0;
+	loop = g_main_loop_new(NULL, FALSE);
+	struct post_box *box = post_box_new();
+	struct post_queue *queue = post_queue_new(box);
+	g_mutex_lock(&begin);
+	for (const char *c = "abcdefgh."; *c; c++)
+		post_queue_add(queue, work, tell, g_strndup(c, 1), drop);
+	while (g_main_context_iteration(NULL, FALSE))
+		;
+	g_assert_cmpstr(told->str, ==, "");
+	g_mutex_unlock(&begin);
+	g_main_loop_run(loop);
+	g_assert_cmpstr(told->str, ==, "ABCDEFGH.");
+	post_queue_add(queue, work, tell, g_strdup("x"), drop);
+	post_queue_free(queue);             /* has it done, and the box does not tell it */
+	post_box_close(box);
+	while (g_main_context_iteration(NULL, FALSE))
+		;
+	g_assert_cmpstr(told->str, ==, "ABCDEFGH.");
+	g_assert_cmpint(dropped, ==, 10);
+	g_main_loop_unref(loop);
+	g_string_free(told, TRUE);
+}
+
 /* ---- events ---- */
 
 struct listener { struct events *events; unsigned id, heard; char last[256]; bool once; };
@@ -211,6 +248,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/agent/watchdog/leaves-a-live-loop", test_watchdog_leaves_a_live_loop);
 	g_test_add_func("/agent/post/keeps-order", test_post_keeps_order);
 	g_test_add_func("/agent/post/closed-box-tells-nothing", test_post_closed_box_tells_nothing);
+	g_test_add_func("/agent/post/queue-keeps-order", test_queue_keeps_order);
 	g_test_add_func("/agent/events/reach-listeners", test_events_reach_listeners);
 	g_test_add_func("/agent/events/ring-is-bounded", test_events_ring_is_bounded);
 	g_test_add_func("/agent/spare/is-given-back", test_spare_memory_is_given_back);

@@ -368,6 +368,7 @@ unsigned bed_recover(struct bed *bed)
 		struct message_holding h[VCFT_VM_MAX];
 		if (!bed->backup[i].sink)
 			continue;
+		sink_tell(bed->backup[i].sink);
 		uint32_t n = sink_holdings(bed->backup[i].sink, h);
 		for (uint32_t k = 0; k < n; k++) {
 			check_held(bed, &h[k]);

@@ -365,6 +365,7 @@ static void test_K4_told(void)
 	struct epoch_id r = bed_send(bed);
 	bed_record(bed, r);
 	g_assert_true(bed_wait(bed, r));
+	sink_tell(bed->backup[0].sink);
 	sink_holdings(bed->backup[0].sink, h);
 	g_assert_cmpuint(h[0].staged.n, ==, r.n);
 	source_abort(bed->source, r);
