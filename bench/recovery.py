@@ -19,7 +19,7 @@ from cluster import LAB, Client, bring_up, need_memory, wait_commits
 from report import Part, median
 from watch import Watch
 
-KILLS = {"256M": 3, "4G": 2}
+MEMORIES, KILLS = ("256M", "4G"), 3
 FULL = 0.6                                   # of mate's memory
 VICTIM, SURVIVORS = "host2", ("host1", "host3")
 ASK_MS, BEFORE_S, AFTER_S = 5, 1.0, 2.0
@@ -87,20 +87,20 @@ def one_kill(part, lab, out, memory):
             "rollback": rollback, "silence": silence}
 
 
-def kills(part, out, memory, count):
-    """What came of each kill that could be measured."""
-    found = []
-    for _ in range(count):
+def kills(part, out):
+    """Of each memory the medians of what came of the kills that could be measured, None: of none. In turns."""
+    found = {memory: [] for memory in MEMORIES}
+    for memory in MEMORIES * KILLS:
         with part.attempt(f"7 recovery, mate of {memory}"):
             need_memory(memory)
             with vcft.Lab(3, name=LAB) as lab:
-                found.append(one_kill(part, lab, out, memory))
-    return {key: median([f[key] for f in found]) for key in found[0]} if found else None
+                found[memory].append(one_kill(part, lab, out, memory))
+    return [{key: median([one[key] for one in rows]) for key in rows[0]} if rows else None for rows in found.values()]
 
 
 def measure(out):
     part = Part("recovery")
-    small, large = (kills(part, out, memory, count) for memory, count in KILLS.items())
+    small, large = kills(part, out)
     if small:
         part.bar("7", f"recovery of four VMs: detection (after {small['detect']:.0f} ms) to all running", small["recover"], 500, "ms")
         part.bar("7", "kill to the first answer for the client outside", small["outside"], 1600, "ms")

@@ -203,7 +203,7 @@ static bool start(struct machine *m, struct epoch_id c, GError **error)
 		return false;
 	m->fill = false;
 	if (c.n) {
-		room_begin(m);
+		m->room.due = true;
 		return true;
 	}
 	if (room_take_now(m, error))
@@ -269,4 +269,6 @@ void job_run(struct machine *m, struct job *job)
 	else if (vmm_qemu.run(m->vm, &error))
 		net_reinject(m->o.net, m->o.id, image_record(m->shadow), &error);
 	note_post(m, note_new(m, NOTE_RAN, job, error));
+	if (m->vm)
+		room_begin(m);
 }

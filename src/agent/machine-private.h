@@ -41,7 +41,7 @@ struct machine {
 	GThread *former;                    /* waits for the end of the QEMU that a recovery has replaced; A8 */
 	bool fill;                          /* what is a hole in that file is to be filled from the shadow when its QEMU starts */
 	struct vm_fill fill_from;           /* that shadow */
-	struct { GThread *thread; bool stop; struct generation generation; } room;   /* machine-room.c */
+	struct { GThread *thread; bool due, stop; struct generation generation; } room;   /* machine-room.c; due: not all of it has been taken yet */
 	struct generation generation;
 	struct capture capture;             /* of the pending epoch */
 	struct page_set carry;              /* pages of aborted epochs that the next one must have (A2) */
@@ -121,7 +121,7 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error);
 bool room_check(struct machine *m, GError **error);
 /* Take it, and return when it is taken. */
 bool room_take_now(struct machine *m, GError **error);
-/* Take it beside what the VM does; what fails is told as a placing that failed. */
+/* Take what is due of it beside what the VM does; what fails is told as a placing that failed. */
 void room_begin(struct machine *m);
 /* Give up what room_begin() has not taken yet. Before `vm` or `shadow` goes. */
 void room_end(struct machine *m);

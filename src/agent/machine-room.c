@@ -1,8 +1,9 @@
 /* machine-room.c - the room that a VM's RAM and its shadow take from their file system; see machine-private.h. Thread: the worker, and one of its own.
  *
- * A7 A VM that is powered on has all of its room before it runs. One that is put back runs when it is seen that there is room (R3), and takes it
- *    beside what it does: the kernel clears each page that is taken, 0.15 ms per MiB here and twice, for which nobody has to wait. If the room is not
- *    there after all the recovery has failed on this host (TROUBLE), as if it had been seen before. */
+ * A7 A VM that is powered on has all of its room before it runs. One that is put back runs when it is seen that there is room (R3), and what is missing of
+ *    its RAM comes, and room is taken, when it runs: the kernel clears each page that is taken, 0.15 ms per MiB here and twice, for which nobody has to
+ *    wait, nor the start of another VM to share a processor with. If the room is not there after all the recovery has failed on this host (TROUBLE), as
+ *    if it had been seen before. */
 #include "agent/machine-private.h"
 
 #include "base/fault.h"
@@ -36,13 +37,16 @@ static gpointer take_beside(gpointer user)
 
 void room_begin(struct machine *m)
 {
-	m->room.stop = false;
+	if (!m->room.due)
+		return;
+	m->room.due = m->room.stop = false;
 	m->room.generation = m->generation;
 	m->room.thread = g_thread_new("room", take_beside, m);
 }
 
 void room_end(struct machine *m)
 {
+	m->room.due = false;
 	if (!m->room.thread)
 		return;
 	__atomic_store_n(&m->room.stop, true, __ATOMIC_RELEASE);
