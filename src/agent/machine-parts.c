@@ -137,7 +137,13 @@ char *console_log_path(const struct machine *m)
 
 static const uint8_t *next_content(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error)
 {
-	return image_content(user, inout_first, ret_end, error);
+	return image_content(((struct machine *)user)->shadow, epoch_of(0), inout_first, ret_end, error);
+}
+
+static const uint8_t *recent_content(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error)
+{
+	const struct machine *m = user;
+	return image_content(m->shadow, m->recent, inout_first, ret_end, error);
 }
 
 struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
@@ -169,7 +175,8 @@ struct vm *vm_start(struct machine *m, struct epoch_id c, GError **error)
 		.room_later = c.n > 0, .fill = m->fill ? &m->fill_from : NULL,
 	};
 	gsize n = 0;
-	m->fill_from = (struct vm_fill){ next_content, m->shadow };
+	m->fill_from = (struct vm_fill){ next_content, recent_content, m };
+	m->recent = image_recent(m->shadow, FILL_BESIDE / VCFT_PAGE_SIZE);
 	if (m->fill && !image_state_sound(m->shadow, error))
 		return NULL;
 	GBytes *state = c.n ? image_devices(m->shadow) : NULL;

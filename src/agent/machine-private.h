@@ -41,6 +41,7 @@ struct machine {
 	GThread *former;                    /* waits for the end of the QEMU that a recovery has replaced; A8 */
 	bool fill;                          /* what is a hole in that file is to be filled from the shadow when its QEMU starts */
 	struct vm_fill fill_from;           /* that shadow */
+	struct epoch_id recent;             /* of it, what was written from here on comes first */
 	struct { GThread *thread; bool due, stop; struct generation generation; } room;   /* machine-room.c; due: not all of it has been taken yet */
 	struct generation generation;
 	struct capture capture;             /* of the pending epoch */

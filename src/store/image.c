@@ -39,6 +39,7 @@ struct region {
 	int fd;
 	uint64_t *reserved;    /* a bit a page, in words; never smaller than what is written */
 	uint64_t *sum;         /* I5; of RAM: 0 is zeros */
+	uint64_t *written;     /* of RAM, CONTENT_PAGES each: the last epoch that has put one of them, 0: none */
 	char *path;
 	/* disks */
 	uint8_t *map;
@@ -49,13 +50,16 @@ struct region {
 	char *sums_path;
 };
 
+#define CONTENT_PAGES 64u   /* image_content()'s most at once: they are in the cache still when they have been checked */
+#define RECENT_EPOCHS 256u  /* image_recent() does not look further back */
+
 struct image {
 	unsigned regions;
 	struct region region[STORE_REGION_MAX];
 	struct epoch_id epoch, complete;
 	GBytes *devices, *record;
 	uint64_t devices_sum, record_sum;
-	GMutex lock;           /* I7: pages, checksums and `reserved` of RAM */
+	GMutex lock;           /* I7: pages, checksums, `reserved` and `written` of RAM */
 	uint64_t zero;         /* hash of a page of zeros */
 	uint64_t damage;       /* atomic: what was found first (I5), 0: nothing */
 };
@@ -181,9 +185,10 @@ static gboolean disk_region_open(struct region *r, const char *dir, uint64_t blo
 static gboolean ram_sums_make(struct region *r, GError **error)
 {
 	r->sum = calloc(r->pages, sizeof *r->sum);
-	if (!r->sum)
+	r->written = calloc(r->pages / CONTENT_PAGES + 1, sizeof *r->written);
+	if (!r->sum || !r->written)
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE, "%s: no memory", r->path);
-	return r->sum != NULL;
+	return r->sum && r->written;
 }
 
 struct image *image_open(const struct image_spec *spec, GError **error)
@@ -227,6 +232,7 @@ static void region_close(struct region *r)
 			close(fd);
 	}
 	free(r->reserved);
+	free(r->written);
 	g_free(r->path);
 	g_free(r->map_path);
 	g_free(r->sums_path);
@@ -476,6 +482,13 @@ gboolean image_reserve(struct image *image, unsigned region, const uint64_t *ind
 	return TRUE;
 }
 
+/* Pages are put before the image is at their epoch. */
+static void note_written(const struct image *image, struct region *r, uint64_t page)
+{
+	if (r->written)
+		r->written[page / CONTENT_PAGES] = image->epoch.n + 1;
+}
+
 void image_put(struct image *image, unsigned region, uint64_t page, const uint8_t *data)
 {
 	struct region *r = &image->region[region];
@@ -483,6 +496,7 @@ void image_put(struct image *image, unsigned region, uint64_t page, const uint8_
 	g_mutex_lock(&image->lock);
 	r->sum[page] = GUINT64_TO_LE(sum_page(data, page));
 	memcpy(r->base + page * VCFT_PAGE_SIZE, data, VCFT_PAGE_SIZE);
+	note_written(image, r, page);
 	g_mutex_unlock(&image->lock);
 	if (r->map)
 		r->map[page / 8] |= (uint8_t)(1u << (page % 8));
@@ -503,6 +517,7 @@ const uint8_t *image_patch(struct image *image, unsigned region, uint64_t page, 
 	g_mutex_lock(&image->lock);
 	words = unpack_page(at, map, words);
 	r->sum[page] = GUINT64_TO_LE(sum_page(at, page));
+	note_written(image, r, page);
 	g_mutex_unlock(&image->lock);
 	return words;
 }
@@ -528,22 +543,42 @@ void image_hash_ram(const struct image *image, uint64_t ret_hash[2])
 
 /* ---- content and restore ---- */
 
-#define CONTENT_PAGES 64u   /* most at once: they are in the cache still when they have been checked */
-
-/* The next run of reserved pages that are not zero. */
-static bool next_content(const struct image *image, uint64_t *from, uint64_t *ret_end)
+/* The next run of reserved pages of a chunk that may have some of an epoch from `since` on, within the chunk; false: none. */
+static bool next_written(const struct region *r, struct epoch_id since, uint64_t *inout_from, uint64_t *ret_end)
 {
-	uint64_t end;
-	while (next_run(&image->region[0], from, &end)) {
+	uint64_t at = *inout_from;
+	while ((at = bits_find(r->reserved, at, r->pages, true)) < r->pages && r->written[at / CONTENT_PAGES] < since.n)
+		at = (at / CONTENT_PAGES + 1) * CONTENT_PAGES;
+	*inout_from = at;
+	*ret_end = bits_find(r->reserved, at, MIN((at / CONTENT_PAGES + 1) * CONTENT_PAGES, r->pages), false);
+	return at < r->pages;
+}
+
+/* Those of them that are not zero. */
+static bool next_content(const struct image *image, struct epoch_id since, uint64_t *from, uint64_t *ret_end)
+{
+	for (uint64_t end; next_written(&image->region[0], since, from, &end); *from = end) {
 		while (*from < end && image_zero(image, *from))
 			++*from;
 		*ret_end = *from;
-		while (*ret_end < MIN(end, *from + CONTENT_PAGES) && !image_zero(image, *ret_end))
+		while (*ret_end < end && !image_zero(image, *ret_end))
 			++*ret_end;
 		if (*from < *ret_end)
 			return true;
 	}
 	return false;
+}
+
+struct epoch_id image_recent(const struct image *image, uint64_t pages)
+{
+	const struct region *r = &image->region[0];
+	uint64_t of_age[RECENT_EPOCHS] = { 0 }, newest = image->epoch.n, sum = 0, age;
+	for (uint64_t chunk = 0; chunk * CONTENT_PAGES < r->pages; chunk++)
+		if (r->written[chunk] && r->written[chunk] <= newest && newest - r->written[chunk] < RECENT_EPOCHS)
+			of_age[newest - r->written[chunk]] += CONTENT_PAGES;
+	for (age = 0; age < RECENT_EPOCHS && sum + of_age[age] <= pages; age++)
+		sum += of_age[age];
+	return epoch_of(newest + 1 - MIN(age, newest));
 }
 
 static bool run_sound(struct image *image, uint64_t from, uint64_t end)
@@ -553,12 +588,12 @@ static bool run_sound(struct image *image, uint64_t from, uint64_t end)
 	return from == end;
 }
 
-const uint8_t *image_content(struct image *image, uint64_t *inout_first, uint64_t *ret_end, GError **error)
+const uint8_t *image_content(struct image *image, struct epoch_id since, uint64_t *inout_first, uint64_t *ret_end, GError **error)
 {
 	const uint8_t *content = NULL;
 	bool damaged = false;
 	g_mutex_lock(&image->lock);
-	if (next_content(image, inout_first, ret_end)) {
+	if (next_content(image, since, inout_first, ret_end)) {
 		damaged = !run_sound(image, *inout_first, *ret_end);
 		content = damaged ? NULL : image->region[0].base + *inout_first * VCFT_PAGE_SIZE;
 	} else {

@@ -53,9 +53,12 @@ GBytes *image_record(struct image *image);
 struct epoch_id image_complete(const struct image *image);
 /* Device state and record are as they were put (I5); else the image is of no use any more. */
 gboolean image_state_sound(struct image *image, GError **error);
-/* The next pages of RAM that are not zeros, at or after *inout_first, some at a time: *ret_end is behind the last of them. NULL: none is left (then both
- * are the number of pages), or, with error, one is damaged (I5). Any thread, beside the owner's commits (I7): a page may change when it has been committed. */
-const uint8_t *image_content(struct image *image, uint64_t *inout_first, uint64_t *ret_end, GError **error);
+/* The next pages of RAM that are not zeros, at or after *inout_first, some at a time: *ret_end is behind the last of them. Of those only that may have been
+ * written in epochs from `since` on (0: all). NULL: none is left (then both are the number of pages), or, with error, one is damaged (I5). Any thread, beside
+ * the owner's commits (I7): a page may change when it has been committed. */
+const uint8_t *image_content(struct image *image, struct epoch_id since, uint64_t *inout_first, uint64_t *ret_end, GError **error);
+/* From which epoch on image_content() has at most so many pages; behind the image's epoch: of no epoch. What a guest has written last it will use first. */
+struct epoch_id image_recent(const struct image *image, uint64_t pages);
 /* Take the space for all of RAM from the file system, so that nothing that comes later can be refused for want of it. stop: see room_take(). Any thread. */
 gboolean image_reserve_ram(struct image *image, const bool *stop, GError **error);
 /* Would it be there now, and so many bytes more for others? */

@@ -10,7 +10,6 @@
 
 #define MESSAGES 16u
 #define BESIDE_NICE 10      /* of the early thread, where nobody waits for it: QEMU's start comes first */
-#define BESIDE_MOST (128u << 20)   /* bytes that it puts: no more than fits beside a start, or a large VM would hold up the starts of all others */
 #define ZERO_PAGES 16u      /* at most, for a page without content that is waited for */
 
 static const uint8_t zeros[ZERO_PAGES * VCFT_PAGE_SIZE] __attribute__((aligned(4096)));
@@ -60,18 +59,38 @@ static gboolean write_all(int fd, const uint8_t *data, uint64_t bytes, uint64_t 
 	return TRUE;
 }
 
-/* enough NULL: to the end, else until it is set (beside QEMU's start: or BESIDE_MOST have been put). What is there already is written again: QEMU looks at nothing yet, and it is the same (FI1). */
-static void fill_early(struct fill *f, const bool *enough)
+typedef const uint8_t *(*next_pages)(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error);
+
+/* At most so many pages, at or after *inout_at, until `enough` is set (NULL: never). True: there are no more. What is there already is written again: QEMU
+ * looks at nothing yet, and it is the same (FI1). */
+static bool put_early(struct fill *f, next_pages next, const bool *enough, uint64_t *inout_at, uint64_t *inout_left)
 {
-	const uint8_t *content;
-	uint64_t left = enough && f->beside ? BESIDE_MOST / VCFT_PAGE_SIZE : UINT64_MAX;
-	for (uint64_t end; left && !(enough && is_set(enough)); left -= MIN(left, end - f->at), f->at = end) {
-		content = next_content(f, &f->at, &end, &f->error);
-		if (!content && !f->error)
-			set(&f->done);
-		if (!content || !write_all(f->memory->fd, content, (end - f->at) * VCFT_PAGE_SIZE, f->at * VCFT_PAGE_SIZE, &f->error))
-			return;
+	for (uint64_t end; *inout_left && !(enough && is_set(enough)); *inout_left -= MIN(*inout_left, end - *inout_at), *inout_at = end) {
+		const uint8_t *content = next(f->from->user, inout_at, &end, &f->error);
+		if (!content)
+			return !f->error;
+		if (!write_all(f->memory->fd, content, (end - *inout_at) * VCFT_PAGE_SIZE, *inout_at * VCFT_PAGE_SIZE, &f->error))
+			return false;
 	}
+	return false;
+}
+
+/* To the end. */
+static void fill_all(struct fill *f)
+{
+	uint64_t left = UINT64_MAX;
+	if (put_early(f, f->from->next, NULL, &f->at, &left))
+		set(&f->done);
+}
+
+/* FILL_BESIDE is what fits beside a start: more of a large VM would hold up the starts of all others. */
+static void fill_beside(struct fill *f)
+{
+	uint64_t left = f->beside ? FILL_BESIDE / VCFT_PAGE_SIZE : UINT64_MAX, at = 0;
+	if (f->beside && f->from->recent)
+		put_early(f, f->from->recent, &f->enough, &at, &left);
+	if (!f->error && put_early(f, f->from->next, &f->enough, &f->at, &left))
+		set(&f->done);
 }
 
 static gpointer early(gpointer user)
@@ -80,7 +99,7 @@ static gpointer early(gpointer user)
 	if (f->beside)
 		setpriority(PRIO_PROCESS, (id_t)gettid(), BESIDE_NICE);
 	if (!fault(FAULT_FILL_LATE))
-		fill_early(f, &f->enough);
+		fill_beside(f);
 	return NULL;
 }
 
@@ -110,7 +129,7 @@ gboolean fill_finish(struct fill *f, GError **error)
 {
 	end_early(f);
 	if (!f->error && !fill_is_done(f))
-		fill_early(f, NULL);
+		fill_all(f);
 	return is_well(f, error);
 }
 

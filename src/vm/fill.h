@@ -1,6 +1,6 @@
 /* fill.h - the RAM of a restored VM comes from where its checkpoint is kept: as much as there is time for while QEMU starts, the rest while the guest runs.
  *
- *   checkpoint ──write──────────► RAM file ──mapped──► QEMU       while QEMU starts: in order of addresses
+ *   checkpoint ──write──────────► RAM file ──mapped──► QEMU       while QEMU starts: what was written last first, then in order of addresses
  *   checkpoint ──UFFDIO_COPY────────────────────────► QEMU       while the guest runs: what it waits for first, all else in order
  *
  * So the time until it runs does not grow with its RAM.

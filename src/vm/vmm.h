@@ -39,11 +39,15 @@ struct vm_nic { const char *socket; uint8_t mac[6]; };   /* Unix stream socket o
 struct vm_disk { const char *socket; };                  /* Unix socket of nbdkit */
 
 /* The next pages of RAM that hold something, at or after *inout_first; *ret_end: behind the last of them. NULL: none is left (then both are the number of
- * pages), or, with error, they cannot be had. Any thread, also while the guest runs: then what it gives for a page that the guest has written is not used. */
+ * pages), or, with error, they cannot be had. Any thread, also while the guest runs: then what it gives for a page that the guest has written is not used.
+ * next: all; recent: some of them, those that are likely to be used first (NULL: it cannot be said). */
 struct vm_fill {
 	const uint8_t *(*next)(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error);
+	const uint8_t *(*recent)(void *user, uint64_t *inout_first, uint64_t *ret_end, GError **error);
 	void *user;
 };
+
+#define FILL_BESIDE (128u << 20)   /* bytes of a VM's RAM that are put beside its start, at most (fill.c) */
 
 struct vm_spec {
 	const char *name;

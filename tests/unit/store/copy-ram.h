@@ -18,7 +18,7 @@ static inline bool copy_ram(struct image *image, const char *path, GError **erro
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	g_assert_true(fd >= 0 && ftruncate(fd, (off_t)(shape.pages[0] * VCFT_PAGE_SIZE)) == 0);
 	if (image_state_sound(image, &why))
-		for (uint64_t at = 0, end; (content = image_content(image, &at, &end, &why)); at = end)
+		for (uint64_t at = 0, end; (content = image_content(image, epoch_of(0), &at, &end, &why)); at = end)
 			g_assert_cmpint(pwrite(fd, content, (end - at) * VCFT_PAGE_SIZE, (off_t)(at * VCFT_PAGE_SIZE)), ==, (end - at) * VCFT_PAGE_SIZE);
 	close(fd);
 	if (!why)

@@ -117,6 +117,56 @@ static void restore(bool all)
 static void test_restore_all(void) { restore(true); }
 static void test_restore_some(void) { restore(false); }
 
+static void advance(struct image *image)
+{
+	g_autoptr(GBytes) none = g_bytes_new_static("", 0);
+	image_advance(image, epoch_next(image_epoch(image)), true, none, none);
+}
+
+/* How many pages image_content() has from then on; each is checked by its value. */
+static uint64_t content_since(struct image *image, struct epoch_id since)
+{
+	g_autoptr(GError) error = NULL;
+	const uint8_t *content;
+	uint64_t count = 0;
+	for (uint64_t at = 0, end; (content = image_content(image, since, &at, &end, &error)); count += end - at, at = end)
+		for (uint64_t p = at; p < end; p++)
+			g_assert_cmpuint(content[(p - at) * VCFT_PAGE_SIZE], ==, p % 251 + 1);
+	g_assert_no_error(error);
+	return count;
+}
+
+/* By chunks of 64 pages: epoch 1 writes all, 2 one page in each of 10 chunks, 3 changes words of one page, 4 nothing. */
+static void test_recent(void)
+{
+	g_autofree char *dir = bed_temp();
+	struct image *image = open_ram(dir, PAGES, NULL);
+	uint8_t map[PACK_MAP] = { 0 };
+	g_assert_cmpuint(image_recent(image, UINT64_MAX).n, ==, 1);
+	for (uint64_t p = 0; p < PAGES; p++)
+		write_page(image, p, (uint8_t)(p % 251 + 1));
+	advance(image);
+	g_assert_cmpuint(image_recent(image, PAGES - 1).n, ==, 2);
+	for (uint64_t p = 640; p < 1280; p += 64)
+		write_page(image, p, (uint8_t)(p % 251 + 1));
+	advance(image);
+	g_assert_nonnull(image_patch(image, 0, 2000, map, map));
+	advance(image);
+	advance(image);
+	g_assert_cmpuint(content_since(image, epoch_of(0)), ==, PAGES);
+	g_assert_cmpuint(content_since(image, epoch_of(1)), ==, PAGES);
+	g_assert_cmpuint(content_since(image, epoch_of(2)), ==, 11 * 64);
+	g_assert_cmpuint(content_since(image, epoch_of(3)), ==, 64);
+	g_assert_cmpuint(content_since(image, epoch_of(4)), ==, 0);
+	g_assert_cmpuint(image_recent(image, 63).n, ==, 4);
+	g_assert_cmpuint(image_recent(image, 64).n, ==, 3);
+	g_assert_cmpuint(image_recent(image, 11 * 64 - 1).n, ==, 3);
+	g_assert_cmpuint(image_recent(image, 11 * 64).n, ==, 2);
+	g_assert_cmpuint(image_recent(image, UINT64_MAX).n, ==, 1);
+	image_remove(image);
+	bed_remove_tree(dir);
+}
+
 struct reader { struct image *image; bool stop; };
 
 static gpointer read_all(gpointer user)
@@ -126,7 +176,7 @@ static gpointer read_all(gpointer user)
 	g_autofree uint8_t *copy = g_malloc(64 * VCFT_PAGE_SIZE);
 	while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
 		const uint8_t *content;
-		for (uint64_t at = 0, end; (content = image_content(r->image, &at, &end, &error)); at = end)
+		for (uint64_t at = 0, end; (content = image_content(r->image, epoch_of(0), &at, &end, &error)); at = end)
 			memset(copy, content != NULL, (end - at) * VCFT_PAGE_SIZE); /* a filler copies now, without the lock: not what is put here (I7) */
 		g_assert_no_error(error);
 	}
@@ -257,6 +307,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/image/wrong-size", test_wrong_size);
 	g_test_add_func("/image/restore/all", test_restore_all);
 	g_test_add_func("/image/restore/some", test_restore_some);
+	g_test_add_func("/image/recent", test_recent);
 	g_test_add_func("/image/I7/beside-commits", test_I7_beside_commits);
 	g_test_add_func("/image/disk", test_disk);
 	g_test_add_func("/delta/oracle", test_delta_oracle);

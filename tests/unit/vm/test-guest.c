@@ -650,7 +650,7 @@ static size_t check_all_but_dirty(struct oracle *o)
 static void fill_behind(struct oracle *o, struct capture *c)
 {
 	struct guest *g = o->guest;
-	struct vm_fill from = { next_of_image, o };
+	struct vm_fill from = { next_of_image, NULL, o };
 	g_autoptr(GError) error = NULL;
 	fault_set(FAULT_FILL_LATE, 1);
 	restore_behind(o, &from, c, true);
@@ -684,7 +684,7 @@ static void fill_behind(struct oracle *o, struct capture *c)
 static void break_off_and_go_on(struct oracle *o, struct capture *c)
 {
 	struct guest *g = o->guest;
-	struct vm_fill from = { next_of_image, o };
+	struct vm_fill from = { next_of_image, NULL, o };
 	struct page_set dirty = { 0 };
 	fault_set(FAULT_FILL_LATE, 1);
 	restore_behind(o, &from, c, true);
@@ -711,7 +711,7 @@ static void break_off_and_go_on(struct oracle *o, struct capture *c)
 static void fill_all_before(struct oracle *o, struct capture *c)
 {
 	struct guest *g = o->guest;
-	struct vm_fill from = { next_of_image, o };
+	struct vm_fill from = { next_of_image, NULL, o };
 	const char *preload = g->spec.preload;
 	for (unsigned why = 0; why < 3; why++) {
 		g->spec.preload = why == 0 ? NULL : preload;      /* no library; what it does cannot be read; verify */
