@@ -21,6 +21,7 @@ from report import Part, median
 
 INTERVAL_MS = 100
 TURNS, PING_MS, PINGS = 5, 4, 800
+SWITCH_TURNS = 3
 HELD_PINGS = 200
 WAN2 = {**vcft.WAN, "name": "wan2", "uplink": "vcft-wan2"}
 PORT, BLOCKS = 5001, 128
@@ -121,7 +122,7 @@ def measure(out):
         part.keep("held", median_ms=trip, mbit_per_s=speed_held)
         part.note(f"5 all output of both VMs held until commit, every {INTERVAL_MS} ms: round trip {trip:.0f} ms, TCP {speed_held:.1f} Mbit/s (no bar)")
     with part.attempt("5 the switch beside a pair joined directly"):
-        switch, direct = through_switch(), joined_directly(out)
+        switch, direct = (median(speeds) for speeds in zip(*((through_switch(), joined_directly(out)) for _ in range(SWITCH_TURNS))))
         part.keep("switch", switch_mbit_per_s=switch, direct_mbit_per_s=direct)
         part.bar("5", f"the switch: {switch:.0f} Mbit/s / joined directly {direct:.0f} Mbit/s", switch / direct, 0.9, "x", at_least=True)
     return part
