@@ -4,6 +4,8 @@
 
 #include "agent/agent.h"
 
+#define LOST_SETTLE_MS 2000     /* a cluster that is lost for so long is said to be */
+
 enum trouble_reason { TROUBLE_DIED = 1, TROUBLE_PLACE = 2, TROUBLE_RUN = 3, TROUBLE_TUNNEL = 4, TROUBLE_ROOM = 5 };
 
 /* Feed one event to the core and carry out its actions. Never from within an action. */

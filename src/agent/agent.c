@@ -94,6 +94,7 @@ static void machines_clear(struct agent *a)
 
 void agent_forget(struct agent *a)
 {
+	g_clear_handle_id(&a->lost_tick, g_source_remove);
 	net_freeze(a->net);
 	machines_clear(a);   /* each takes as long as its RAM takes to be given back: more than a second on a busy host */
 	sink_clear(a->sink);

@@ -55,6 +55,8 @@ struct agent {
 	struct post_queue *queue;                /* what the sink must do before the loop can go on, and may take long */
 	GMainLoop *loop;
 	guint tick;
+	guint lost_tick;                         /* 0: nothing is lost, or it has been said */
+	struct vm_id lost_vm;
 
 	host_mask members;
 	bool quorate;

@@ -346,12 +346,24 @@ void recovery_run(struct agent *a, const struct epoch_action *act)
 	post_box_send(a->box, one_less_ran, g_memdup2(&note, sizeof note), g_free);
 }
 
-/* A later membership may still have it. */
+static gboolean lost_still(gpointer data)
+{
+	struct agent *a = data;
+	a->lost_tick = 0;
+	if (agent_lost(a)) {
+		events_say(a->events, "cluster-lost", json_pack("{s:s, s:s}", "vm", agent_vm_name(a, a->lost_vm), "error", a->trouble));
+		g_critical("%s", a->trouble);
+	}
+	return G_SOURCE_REMOVE;
+}
+
+/* A later membership may still have it: hosts that come one after the other must not raise an alarm. Status says it at once. */
 void recovery_lost(struct agent *a, const struct epoch_action *act)
 {
 	const char *vm = act->vm.n < VCFT_VM_MAX ? agent_vm_name(a, act->vm) : "any VM of the newest generation";
 	g_free(a->trouble);
 	a->trouble = g_strdup_printf("no image of %s is left: nothing is restarted; `virtcft up` starts anew", vm);
-	events_say(a->events, "cluster-lost", json_pack("{s:s, s:s}", "vm", agent_vm_name(a, act->vm), "error", a->trouble));
-	g_critical("%s", a->trouble);
+	a->lost_vm = act->vm;
+	g_clear_handle_id(&a->lost_tick, g_source_remove);
+	a->lost_tick = g_timeout_add(LOST_SETTLE_MS, lost_still, a);
 }

@@ -190,10 +190,29 @@ static void become_lost(struct start *s)
 {
 	deliver_config(s->agent);
 	g_assert_true(takes_part(s));
-	g_test_expect_message(NULL, G_LOG_LEVEL_CRITICAL, "no image of *");
 	deliver(s->agent, message(MESSAGE_LOST, running));
-	g_test_assert_expected_messages();
 	g_assert_true(agent_lost(s->agent));
+	g_assert_cmpuint(s->agent->lost_tick, !=, 0);
+}
+
+static void count_lost(const char *line, void *user)
+{
+	if (strstr(line, "\"cluster-lost\""))
+		++*(unsigned *)user;
+}
+
+static void test_lost_is_said_when_it_stays_so(struct start *s, gconstpointer data)
+{
+	(void)data;
+	unsigned count = 0;
+	become_lost(s);
+	events_listen(s->agent->events, count_lost, &count, TRUE);
+	g_assert_cmpuint(count, ==, 0);
+	g_test_expect_message(NULL, G_LOG_LEVEL_CRITICAL, "no image of *");
+	while (s->agent->lost_tick)
+		g_main_context_iteration(NULL, TRUE);
+	g_test_assert_expected_messages();
+	g_assert_cmpuint(count, ==, 1);
 }
 
 static const char *const both_hosts = "cluster: again\nhosts: [ { name: host1, address: 127.0.0.1 }, { name: host2, address: 127.0.0.2 } ]\n"
@@ -222,6 +241,7 @@ static void test_up_of_a_lost_cluster_ends_it_first(struct start *s, gconstpoint
 	g_assert_cmpint(s->agent->group->said[0], ==, MESSAGE_DOWN);
 	g_assert_cmpint(s->agent->group->said[1], ==, MESSAGE_CONFIG);
 	deliver(s->agent, message(MESSAGE_DOWN, running));
+	g_assert_cmpuint(s->agent->lost_tick, ==, 0);      /* it was lost for a moment: nobody is told */
 	deliver_config(s->agent);
 	g_assert_true(takes_part(s) && !agent_lost(s->agent) && !s->agent->trouble);
 }
@@ -282,6 +302,7 @@ int main(int argc, char **argv)
 	add("/agent/shortage/B2-others-are-told", test_b2_the_others_are_told_of_a_shortage);
 	add("/agent/trouble/none-behind-a-recovery", test_a_recovery_that_has_finished_is_no_trouble);
 	add("/agent/trouble/none-behind-the-end", test_a_cluster_that_has_ended_has_no_trouble);
+	add("/agent/lost/said-when-it-stays-so", test_lost_is_said_when_it_stays_so);
 	add("/agent/lost/up-ends-it-first", test_up_of_a_lost_cluster_ends_it_first);
 	add("/agent/lost/its-end-is-no-answer", test_the_end_of_what_is_lost_is_no_answer);
 	add("/agent/lost/a-bad-file-ends-nothing", test_a_bad_file_ends_nothing);
