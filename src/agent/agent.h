@@ -79,7 +79,7 @@ struct agent {
 	struct checkpoint checkpoint;
 	unsigned waiting_held, waiting_placed, waiting_ran;
 	uint64_t report_serial;                  /* of the last REPORT: answers to older ones are dropped */
-	struct message_holding held[VCFT_VM_MAX], kept[VCFT_VM_MAX];    /* of the VMs here, by number; of the sink, kept_count of them */
+	struct message_holding held[VCFT_VM_MAX], kept[VCFT_VM_MAX];    /* of the VMs here, by number; of the sink, kept_count of them, then of both */
 	uint32_t kept_count;
 	nsec_t detected;                         /* when the running recovery was noticed; 0: none */
 	nsec_t placing, placed[VCFT_VM_MAX];     /* when it was begun to bring VMs to c; when each of this host's was there */

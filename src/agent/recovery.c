@@ -38,14 +38,12 @@ static void one_less_held(struct agent *a)
 {
 	if (a->waiting_held == 0 || --a->waiting_held > 0)
 		return;
-	g_autofree struct message_holding *all = g_memdup2(a->kept, sizeof a->kept);
-	uint32_t n = a->kept_count;
-	for (uint32_t i = 0; i < VCFT_VM_MAX && n < VCFT_VM_MAX; i++)
+	for (uint32_t i = 0; i < VCFT_VM_MAX && a->kept_count < VCFT_VM_MAX; i++)
 		if (agent_has(a, i) && a->held[i].live)
-			all[n++] = a->held[i];
+			a->kept[a->kept_count++] = a->held[i];
 	if (generation_cmp(a->generation, a->preparing_for) < 0)   /* a newcomer: before any host can know that it may send something here */
 		sink_generation(a->sink, a->preparing_for);
-	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .report = a->report_serial, .holdings = all, .count = n });
+	agent_step(a, &(struct epoch_event){ .type = EPOCH_EV_HOLDINGS, .report = a->report_serial, .holdings = a->kept, .count = a->kept_count });
 }
 
 void recovery_held(struct vm_id vm, uint64_t serial, const struct message_holding *holding, void *user)
@@ -57,12 +55,12 @@ void recovery_held(struct vm_id vm, uint64_t serial, const struct message_holdin
 	one_less_held(a);
 }
 
-struct kept_note { struct agent *agent; struct sink *sink; uint64_t serial; struct message_holding kept[VCFT_VM_MAX]; uint32_t count; };
+struct kept_note { struct agent *agent; uint64_t serial; struct message_holding kept[VCFT_VM_MAX]; uint32_t count; };
 
 static void kept_ask(void *data)
 {
 	struct kept_note *note = data;
-	note->count = sink_holdings(note->sink, note->kept);
+	note->count = sink_holdings(note->agent->sink, note->kept);
 }
 
 static void kept_tell(void *data)
@@ -79,7 +77,7 @@ static void kept_tell(void *data)
 /* The answer comes when all machines and the sink have answered: the loop does not wait for them. */
 void recovery_report(struct agent *a, const struct epoch_action *act)
 {
-	struct kept_note note = { .agent = a, .sink = a->sink, .serial = act->report };
+	struct kept_note note = { .agent = a, .serial = act->report };
 	memset(a->held, 0, sizeof a->held);
 	a->report_serial = act->report;
 	a->waiting_held = 1;
@@ -247,13 +245,13 @@ void recovery_placed(struct vm_id vm, struct generation g, const GError *error, 
 	one_less_placed(&note);
 }
 
-struct recover_note { struct place_note place; struct sink *sink; struct epoch_id c; struct host_id hosts[VCFT_VM_MAX]; };
+struct recover_note { struct place_note place; struct epoch_id c; struct host_id hosts[VCFT_VM_MAX]; };
 
 static void recover_images(void *data)
 {
 	struct recover_note *note = data;
-	sink_generation(note->sink, note->place.g);
-	sink_recover(note->sink, note->c);
+	sink_generation(note->place.agent->sink, note->place.g);
+	sink_recover(note->place.agent->sink, note->c);
 }
 
 static void place_all(void *data)
@@ -273,7 +271,7 @@ static void place_all(void *data)
 /* The images go back to c first, and a stage of c may have to be put into one for that: the loop does not wait for it. */
 void recovery_place(struct agent *a, const struct epoch_action *act)
 {
-	struct recover_note note = { { a, act->generation }, a->sink, act->epoch, { { 0 } } };
+	struct recover_note note = { { a, act->generation }, act->epoch, { { 0 } } };
 	a->generation = act->generation;
 	a->placed_at = act->epoch;
 	a->placing = clock_now();

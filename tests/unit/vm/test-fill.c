@@ -69,13 +69,19 @@ static void wait_for(const struct memory *memory, uint64_t pages)
 	}
 }
 
+static struct fill *fill_beside_a_start(struct memory *memory, const struct vm_fill *from)
+{
+	memory_new(memory);
+	struct fill *f = fill_new(memory, from, true);
+	wait_for(memory, FILL_BESIDE / VCFT_PAGE_SIZE);
+	return f;
+}
+
 static void test_recent_first(void)
 {
 	struct memory memory;
 	struct vm_fill from = { next_of_all, next_recent, NULL };
-	memory_new(&memory);
-	struct fill *f = fill_new(&memory, &from, true);
-	wait_for(&memory, FILL_BESIDE / VCFT_PAGE_SIZE);
+	struct fill *f = fill_beside_a_start(&memory, &from);
 	fill_stop(f);
 	g_assert_cmpuint(there(&memory, RECENT, RECENT + RECENT_PAGES), ==, RECENT_PAGES);
 	g_assert_cmpuint(there(&memory, 0, RECENT), ==, FILL_BESIDE / VCFT_PAGE_SIZE - RECENT_PAGES);
@@ -93,9 +99,7 @@ static void test_without_recent(void)
 {
 	struct memory memory;
 	struct vm_fill from = { next_of_all, NULL, NULL };
-	memory_new(&memory);
-	struct fill *f = fill_new(&memory, &from, true);
-	wait_for(&memory, FILL_BESIDE / VCFT_PAGE_SIZE);
+	struct fill *f = fill_beside_a_start(&memory, &from);
 	fill_free(f);
 	g_assert_cmpuint(there(&memory, 0, FILL_BESIDE / VCFT_PAGE_SIZE), ==, FILL_BESIDE / VCFT_PAGE_SIZE);
 	memory_close(&memory);
